@@ -1,0 +1,39 @@
+# `make demo` and `make test` need Python 3.11 and a C++ compiler; they make .venv when it is missing.
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-real test bench lint environment
+
+RUN ?= runs/demo
+RUN_REAL ?= runs/demo_real
+python := .venv/bin/python
+
+# torch builds extensions with c++ unless it is told otherwise.
+ifeq ($(origin CXX)$(shell command -v c++ 2>/dev/null),default)
+export CXX := g++
+endif
+
+help:
+	@echo 'make demo       the whole of RLHF on a small made-up world; [SEED=0] [RUN=runs/demo]'
+	@echo 'make demo-real  the same stages on real data; DATA=directory [RUN_REAL=runs/demo_real]'
+	@echo 'make test       the tests that need no GPU; [ARGS="tests/test_setup.py -x"]'
+	@echo 'make bench      the time of one PPO iteration beside bare engines and TRL'
+	@echo 'make lint       ruff'
+	@echo 'Each makes .venv first, once, with the Python 3.11 on PATH or PYTHON=/path/to/python3.11.'
+
+demo: environment
+	@$(python) -m rlhf run configs/pipeline.yaml run_dir=$(RUN) $(if $(SEED),seed=$(SEED))
+
+demo-real: environment
+	@$(if $(DATA),,echo 'demo-real: name the directory of the data with DATA=' >&2; exit 2)
+	@$(python) -m rlhf run configs/demo_real.yaml run_dir=$(RUN_REAL) sources.real=$(DATA) $(if $(SEED),seed=$(SEED))
+
+test: environment
+	@$(python) -m pytest -m 'not gpu' $(ARGS)
+
+bench: environment
+	@$(python) tests/benchmarks/ppo_iteration.py $(ARGS)
+
+lint: environment
+	@$(python) -m ruff check .
+
+environment:
+	@sh cluster/setup_env.sh
