@@ -1,0 +1,1 @@
+"""Models: loading them for a role, and what PPO reads from them."""
