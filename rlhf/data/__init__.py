@@ -1,0 +1,1 @@
+"""Records: reading and checking them, cleaning and mixing, and turning them into token arrays."""

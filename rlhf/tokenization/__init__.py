@@ -1,0 +1,1 @@
+"""Byte-level BPE tokenizers: training, the chat template, and what one makes of a text."""

@@ -1,0 +1,105 @@
+"""Stage `data`, from files of several spellings and from the world of tasks."""
+
+import json
+
+import pytest
+
+from rlhf.config import validate
+from rlhf.context import RunContext
+from rlhf.data.readers import read_records
+from rlhf.errors import ConfigError, DataError
+from rlhf.progress import LineProgress
+from rlhf.stages.data import DataConfig, run
+
+
+def published(tmp_path, source, seed=0, name="data"):
+    config = validate(DataConfig, {"output": str(tmp_path / name), "seed": seed, "source": source})
+    return run(config, RunContext("data", tmp_path / name, "hash", {}, LineProgress()))
+
+
+def rows(artifact, name):
+    return [record for _, record in read_records(artifact.path / f"{name}.jsonl")]
+
+
+def openings(artifact, name, turns):
+    """The first turns in a file."""
+    return {row[turns][0]["content"] for row in rows(artifact, name)}
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Files with 200 documents, 200 instructions (Alpaca), 100 pairs, and some of each that must go."""
+    texts = [{"text": f"document number {n} is long enough"} for n in range(200)] + [{"text": "short"}] * 3
+    tasks = [{"instruction": f"say {n}", "input": "", "output": str(n)} for n in range(200)]
+    tasks += [{"instruction": "say nothing", "input": "", "output": " "}, tasks[0]]
+    pairs = [{"prompt": f"say {n % 50}", "chosen": f"{n}", "rejected": "no"} for n in range(100)]
+    pairs += [{"prompt": "same", "chosen": "x", "rejected": "x "}]
+    for name, records in (("text", texts), ("tasks", tasks), ("pairs", pairs)):
+        content = "".join(json.dumps(record) + "\n" for record in records)
+        (tmp_path / f"{name}.jsonl").write_text(content)
+    named = {name: [{"files": [str(tmp_path / f"{name}.jsonl")], "lang": "en"}] for name in ("text", "tasks", "pairs")}
+    return {
+        "kind": "files", "text": named["text"], "instructions": named["tasks"], "preferences": named["pairs"],
+        "validation": 0.2, "heldout": 0.2,
+    }
+
+
+def test_files_give_every_split(tmp_path, source):
+    artifact = published(tmp_path, source)
+    assert artifact.metrics["left_out"] == {
+        "text": {"too_short": 3}, "sft": {"empty": 1, "duplicate": 1}, "preference": {"no_difference": 1},
+    }
+    train, validation = (openings(artifact, name, "messages") for name in ("sft_train", "sft_validation"))
+    heldout = openings(artifact, "prompts_heldout", "prompt")
+    assert openings(artifact, "prompts_train", "prompt") == train
+    assert not train & validation
+    assert not heldout & (train | validation)
+    assert len(train) + len(validation) + len(heldout) == 200
+    assert rows(artifact, "text_train")[0].keys() == {"text", "lang"}
+    assert {row["lang"] for row in rows(artifact, "prompts_heldout")} == {"en"}
+    assert len({row["id"] for row in rows(artifact, "prompts_train")}) == len(rows(artifact, "prompts_train"))
+
+
+def test_pairs_of_one_prompt_stay_together(tmp_path, source):
+    artifact = published(tmp_path, source)
+    assert not openings(artifact, "preference_train", "prompt") & openings(artifact, "preference_validation", "prompt")
+    assert len(rows(artifact, "preference_train")) + len(rows(artifact, "preference_validation")) == 100
+
+
+def test_equal_seeds_give_equal_files(tmp_path, source):
+    first, same, other = (published(tmp_path, source, seed, f"d{n}") for n, seed in enumerate((0, 0, 1)))
+    assert first.manifest.files == same.manifest.files
+    assert first.manifest.files != other.manifest.files
+
+
+def test_weights_and_limits(tmp_path, source):
+    source["instructions"] = [{**source["instructions"][0], "weight": 2, "max_records": 100}]
+    source |= {"max_prompts_train": 10, "max_prompts_heldout": 5}
+    metrics = published(tmp_path, source).metrics["records"]
+    assert (metrics["prompts_train"], metrics["prompts_heldout"]) == (10, 5)
+    assert 2 * 40 < metrics["sft_train"] < 2 * 80
+
+
+def test_an_empty_split_publishes_nothing(tmp_path, source):
+    source["instructions"] = [{**source["instructions"][0], "max_records": 1}]
+    with pytest.raises(DataError, match="no record is left for it"):
+        published(tmp_path, source)
+    assert not (tmp_path / "data").exists()
+
+
+def test_wrong_columns_name_file_and_line(tmp_path, source):
+    source["text"], source["preferences"] = source["preferences"], []
+    with pytest.raises(DataError, match=r"pairs.jsonl:1: missing columns for text data: expected 'text'"):
+        published(tmp_path, source)
+
+
+def test_nothing_to_read():
+    with pytest.raises(ConfigError, match="at least one of text, instructions and preferences"):
+        validate(DataConfig, {"output": "x", "source": {"kind": "files"}})
+
+
+def test_world_of_tasks(tmp_path):
+    sizes = {"text_train": 50, "text_validation": 10, "sft_train": 30, "sft_validation": 10, "prompts_train": 20}
+    artifact = published(tmp_path, {"kind": "tasks", **sizes, "prompts_heldout": 10})
+    assert artifact.metrics["records"] == {**sizes, "prompts_heldout": 10}
+    assert "task" in rows(artifact, "prompts_heldout")[0]
