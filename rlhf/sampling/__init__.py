@@ -1,0 +1,1 @@
+"""The sampler: a vLLM engine that generates rollouts and takes new weights."""

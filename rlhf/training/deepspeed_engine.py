@@ -1,0 +1,172 @@
+"""A module trained by DeepSpeed at any ZeRO stage. The only module that imports DeepSpeed, inside functions."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from rlhf.device import collective_backend, current, has_gpu
+from rlhf.ppo.config import LearnerConfig, OptimizerConfig
+
+CHECKPOINT_TAG = "state"
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Where a process stands among the ranks of its role; `address` and `port` are rank 0's."""
+
+    index: int
+    count: int
+    address: str
+    port: int
+
+
+def join_ranks(rank: Rank) -> None:
+    """Join the collective of the role: NCCL between GPUs, gloo between CPUs."""
+    os.environ.update(
+        RANK=str(rank.index), WORLD_SIZE=str(rank.count), LOCAL_RANK="0",
+        MASTER_ADDR=rank.address, MASTER_PORT=str(rank.port),
+    )
+    if not has_gpu():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    deepspeed.init_distributed(collective_backend(), verbose=False)
+
+
+def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
+    """The learning rate of optimizer step `step` (from 0) of `total`: linear warm-up, then the schedule."""
+    warmup = round(config.warmup_fraction * total)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    if config.schedule == "linear":
+        return config.learning_rate * (1.0 - progress)
+    if config.schedule == "cosine":
+        return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+    return config.learning_rate
+
+
+class DeepSpeedEngine:
+    """Forward, backward, step, gather, save and load of one module over the ranks of its role.
+
+    The learning rate is a pure function of the optimizer step, so no scheduler state exists. Losses are
+    given as sums over this rank's share of what one optimizer step averages over.
+    """
+
+    def __init__(self, module: nn.Module, config: LearnerConfig, total_steps: int) -> None:
+        import deepspeed
+
+        self.config = config
+        self.total_steps = total_steps
+        self.steps_done = 0
+        self.ranks = dist.get_world_size()
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        own_optimizer = None if config.zero.offload_optimizer else _adamw(parameters, config.optimizer)
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=module, optimizer=own_optimizer, model_parameters=parameters, config=deepspeed_config(config),
+        )
+
+    @property
+    def module(self) -> nn.Module:
+        return self.engine.module
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """The module's output, with gradient when gradients are enabled."""
+        return self.engine(*inputs)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Accumulate gradients; `last` says that the optimizer step follows. DeepSpeed averages over ranks,
+        while our losses are shares of one sum: hence the factor."""
+        self.engine.set_gradient_accumulation_boundary(last)
+        self.engine.backward(loss * self.ranks, scale_wrt_gas=False)
+
+    def step(self) -> tuple[float, float]:
+        """One optimizer step; returns the gradient norm before clipping and the learning rate."""
+        rate = learning_rate(self.config.optimizer, self.steps_done, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        plain_norm = self._plain_gradient_norm() if self.config.zero.stage == 0 else None
+        self.engine.step()
+        self.steps_done += 1
+        norm = plain_norm if plain_norm is not None else float(self.engine.get_global_grad_norm())
+        return norm, rate
+
+    def _plain_gradient_norm(self) -> float:
+        """Without ZeRO in float32 DeepSpeed clips but does not report the norm."""
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter whole, one at a time, on every rank. A collective under ZeRO-3: all ranks iterate."""
+        import deepspeed
+
+        for name, parameter in self.module.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self.config.zero.stage == 3):
+                yield name, parameter.detach()
+
+    def leave_device(self) -> None:
+        """Move weights, float32 masters and optimizer states to host memory. ZeRO stage 2."""
+        self.engine.offload_states(pin_memory=has_gpu())
+
+    def return_to_device(self) -> None:
+        """Undo `leave_device`."""
+        self.engine.reload_states()
+
+    def save(self, directory: Path) -> None:
+        """Write this rank's share of weights and optimizer state below `directory`; all ranks call it."""
+        self.engine.save_checkpoint(str(directory), tag=CHECKPOINT_TAG, client_state={"steps_done": self.steps_done},
+                                    save_latest=False)
+
+    def load(self, directory: Path) -> None:
+        """Take the state that `save` wrote with the same number of ranks."""
+        loaded, client_state = self.engine.load_checkpoint(str(directory), tag=CHECKPOINT_TAG)
+        if loaded is None:
+            raise FileNotFoundError(f"{directory}: holds no DeepSpeed checkpoint")
+        self.steps_done = client_state["steps_done"]
+
+
+def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
+    """The DeepSpeed config of a learner. Accumulation is driven by hand: micro-batches differ from step to step."""
+    zero: dict[str, Any] = {"stage": config.zero.stage, "overlap_comm": has_gpu(), "contiguous_gradients": True}
+    content: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.optimizer.max_grad_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": config.precision == "bfloat16"},
+        "steps_per_print": 1_000_000_000,
+    }
+    if config.precision == "bfloat16" and config.zero.stage > 0:
+        # Micro-batches add up in float32; DeepSpeed allows it only where ZeRO keeps the float32 masters itself.
+        content["data_types"] = {"grad_accum_dtype": "fp32"}
+    if config.zero.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        content["optimizer"] = {"type": "AdamW", "params": _adamw_settings(config.optimizer)}
+    return content
+
+
+def place(module: nn.Module, zero_stage: int) -> nn.Module:
+    """Move a module to this process's device, unless ZeRO-3 will place the shares itself."""
+    return module if zero_stage == 3 else module.to(current())
+
+
+def _adamw_settings(config: OptimizerConfig) -> dict[str, Any]:
+    return {
+        "lr": config.learning_rate, "betas": tuple(config.betas), "eps": config.epsilon,
+        "weight_decay": config.weight_decay,
+    }
+
+
+def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, fused=True, **_adamw_settings(config))

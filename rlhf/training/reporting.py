@@ -1,0 +1,50 @@
+"""The worker's side of reporting: what the trainer logs goes to the driver, and checkpoints go to Ray Train."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from transformers import TrainerCallback
+
+_TRAINING = {"loss", "grad_norm", "learning_rate", "accuracy", "margin"}
+
+
+class RayReport(TrainerCallback):
+    """Reports each logged row to Ray Train, and after a validation the checkpoint that was saved at that step.
+
+    Every worker reports equally often, as Ray Train requires. Rank 0 writes its row to `rows` before that, so that
+    there is no checkpoint of a step whose row could be missing.
+    """
+
+    def __init__(self, rows: Path) -> None:
+        self._rows = rows
+        self._row: dict[str, float] = {}
+
+    def on_log(self, args, state, control, logs: dict[str, float], **_: Any) -> None:
+        if "loss" not in logs:  # the summary at the end of training
+            return
+        kept = {key: float(value) for key, value in logs.items() if key in _TRAINING}
+        self._row = {"step": state.global_step, "epoch": float(state.epoch), **kept}
+        if not control.should_save:
+            self._report(None)
+
+    def on_evaluate(self, args, state, control, metrics: dict[str, float], **_: Any) -> None:
+        if self._row.get("step") != state.global_step:
+            self._row = {"step": state.global_step, "epoch": float(state.epoch)}
+        self._row |= {f"validation_{key.removeprefix('eval_')}": value for key, value in metrics.items()}
+
+    def on_save(self, args, state, control, **_: Any) -> None:
+        directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self._report(ray.train.Checkpoint.from_directory(directory))
+        shutil.rmtree(directory)
+
+    def _report(self, checkpoint: ray.train.Checkpoint | None) -> None:
+        if ray.train.get_context().get_world_rank() == 0:
+            with open(self._rows, "a", encoding="utf-8") as stream:
+                stream.write(json.dumps(self._row) + "\n")
+        ray.train.report(self._row, checkpoint=checkpoint)
+        self._row = {}

@@ -1,0 +1,59 @@
+"""What runs in each process of a Ray Train job: build the trainer, train, report."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
+from rlhf.training.jobs import TrainJob
+
+
+def run_worker(job: TrainJob) -> None:
+    """The train loop of one worker; goes on from the newest checkpoint of the run when there is one."""
+    _prepare_process(job)
+    import ray.train
+
+    from rlhf.training.trainers import build_trainer
+
+    checkpoint = ray.train.get_checkpoint()
+    # a directory of this process alone: Ray Train merges what the ranks report
+    with tempfile.TemporaryDirectory(prefix="rlhf-train-") as scratch, _no_stdout():
+        trainer = build_trainer(job, scratch)
+        if checkpoint is None:
+            trainer.train()
+        else:
+            with checkpoint.as_directory() as directory:
+                trainer.train(resume_from_checkpoint=directory)
+
+
+@contextmanager
+def _no_stdout() -> Iterator[None]:
+    """DeepSpeed prints while it starts."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def _prepare_process(job: TrainJob) -> None:
+    """Threads, and silence: the driver shows one line per logged step. Runs before transformers is imported."""
+    import torch
+
+    torch.set_num_threads(job.training.workers.cpus)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if job.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if not job.training.workers.gpus:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    warnings.filterwarnings("ignore")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # Ray Train sends what is printed in a worker to the root logger, too
+    for name in (None, "accelerate", "DeepSpeed", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)

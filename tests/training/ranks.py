@@ -1,0 +1,175 @@
+"""Learners on real DeepSpeed ranks, one process each, and the batches that they are compared on."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf.batch import Experience, Rollout, from_completions, scatter_rows, select
+from rlhf.config import merge, validate
+from rlhf.partition import balance
+from rlhf.ppo.config import PPOConfig
+
+LARGE, SMALL = 100_000, 96  # padded tokens of a micro-batch: all rows at once, and a few
+# (prompt, response) lengths. `mixed` is cut into two micro-batches even under a large budget, `even` is not, and
+# under a small budget `lopsided` leaves one of two ranks with most micro-batches empty.
+BATCHES = {
+    "mixed": [(20, 40)] * 20 + [(4, 8)] * 27 + [(1, 1)],
+    "even": [(6, 18), (8, 17), (3, 20), (7, 18), (5, 19), (2, 23)],
+    "lopsided": [(30, 70)] + [(3, 7)] * 10,
+    "single": [(5, 9)],
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to make the same update."""
+
+    ranks: int = 1
+    stage: int = 0
+    role: str = "policy"
+    batch: str = "mixed"
+    tied: bool = True
+    budget: int = LARGE
+    graph: int | None = None
+    shuffled: bool = False
+    padding: int = 0
+    evaluate_first: bool = True
+    epochs: int = 1
+    minibatches: int = 1
+    gradient_checkpointing: bool = False
+    updates: int = 2
+    spoilt: bool = False
+
+
+@dataclass
+class Outcome:
+    """Weights after the updates by transformers name, metrics of the last, and what the first pass answered."""
+
+    weights: dict[str, Tensor]
+    metrics: list[dict[str, Any]]
+    evaluated: Tensor | None
+    kept_graph: bool
+    first_weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+def config_of(case: Case, models: Any, output: Path) -> PPOConfig:
+    """Adam with a large ε moves every weight in proportion to its gradient: a small ε would magnify noise."""
+    optimizer = {"learning_rate": 0.05, "epsilon": 0.005, "max_grad_norm": 0.1, "warmup_fraction": 0.0}
+    learner = {
+        "model": str(models.tied if case.tied else models.untied),
+        "optimizer": optimizer, "zero": {"stage": case.stage},
+        "micro_batch_tokens": case.budget, "graph_tokens": case.graph,
+        "gradient_checkpointing": case.gradient_checkpointing,
+        "resources": {"ranks": case.ranks},
+    }
+    reward = {"model": str(models.reward)}
+    return validate(PPOConfig, {
+        "output": str(output), "prompts": str(models.prompts), "steps": 10, "policy": learner,
+        "critic": merge(learner, reward), "reference": {"model": learner["model"]}, "reward": reward,
+        "ppo": {"epochs": case.epochs, "minibatches": case.minibatches}, "rollout": {"prompts_per_step": 8},
+    })
+
+
+def batch_of(case: Case, vocabulary: int) -> tuple[Rollout, Experience]:
+    """Numbers that depend on the row, not on its place, so that order and padding can change alone."""
+    lengths = BATCHES[case.batch]
+    draw = random.Random(case.batch)
+    prompts = [[draw.randrange(3, vocabulary) for _ in range(prompt)] for prompt, _ in lengths]
+    responses = [[draw.randrange(3, vocabulary) for _ in range(response)] for _, response in lengths]
+    rollout = from_completions(prompts, responses, [[0.0] * len(r) for r in responses], [True] * len(lengths), 0, 0)
+    generator = torch.Generator().manual_seed(1)
+    numbers = torch.randn(7, *rollout.tokens.shape, generator=generator) * rollout.response_mask
+    # Near the log-probability and value of an untrained model, so that some tokens are clipped and some are not.
+    numbers[0] = (numbers[0] * 0.3 - math.log(vocabulary)) * rollout.response_mask
+    numbers[2] = numbers[2] * 0.3
+    numbers[6] = rollout.response_mask.float()
+    if case.spoilt:
+        numbers[4:6, 0, lengths[0][0]] = float("nan")
+    experience = Experience(rollout.tokens, rollout.attention_mask, rollout.response_mask, *numbers)
+    order = order_of(case)
+    return _widen(select(rollout, order), case.padding), _widen(select(experience, order), case.padding)
+
+
+def order_of(case: Case) -> list[int]:
+    """Row of `BATCHES` that stands in each place."""
+    order = list(range(len(BATCHES[case.batch])))
+    if case.shuffled:
+        random.Random("order").shuffle(order)
+    return order
+
+
+def _widen(batch: Any, padding: int) -> Any:
+    grown = {n: t for n, t in vars(batch).items() if isinstance(t, Tensor) and t.dim() == 2}
+    return replace(batch, **{name: torch.nn.functional.pad(tensor, (0, padding)) for name, tensor in grown.items()})
+
+
+class LearnerRank:
+    """A process that is one rank of a role, for one case after another."""
+
+    def __init__(self, rank: int) -> None:
+        torch.set_num_threads(1)
+        self.rank = rank
+
+    def address(self) -> tuple[str, int]:
+        from actors.process import RoleProcess
+
+        return RoleProcess.address(self)  # type: ignore[arg-type]
+
+    def join(self, count: int, address: str, port: int) -> None:
+        from rlhf.training.deepspeed_engine import Rank, join_ranks
+
+        join_ranks(Rank(self.rank, count, address, port))
+
+    def run(self, case: Case, models: Any, output: Path, saved: Path | None = None) -> Outcome:
+        """Build a learner and make the updates of a case; with `saved`, save after the first and load into another."""
+        learner, model = self._build(case, models, output)
+        rollout, experience = batch_of(case, model.config.vocab_size)
+        evaluated, kept, metrics, first = None, False, [], {}
+        for update in range(case.updates):
+            if case.evaluate_first:
+                answer = learner.evaluate(rollout)
+                evaluated = answer if evaluated is None else evaluated
+                kept = kept or learner._retained is not None
+            metrics.append(dict(learner.update(experience, update, seed=update)))
+            if update == 0:
+                first = self._weights(learner, model)
+            if update == 0 and saved is not None:
+                learner.engine.save(saved)
+                learner, model = self._build(case, models, output)
+                learner.engine.load(saved)
+        return Outcome(self._weights(learner, model), metrics, evaluated, kept, first)
+
+    def names(self, case: Case, models: Any, output: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What would be sent to the sampler, and what transformers itself says are the model's weights."""
+        from rlhf.models.loading import load_causal_lm
+
+        learner, model = self._build(case, models, output)
+        sent = self._weights(learner, model)
+        own = load_causal_lm(config_of(case, models, output).policy.model, torch.float32).state_dict()
+        return sent, own
+
+    def _build(self, case: Case, models: Any, output: Path) -> tuple[Any, Any]:
+        from rlhf.training.build import build_learner
+
+        return build_learner(case.role, config_of(case, models, output), output)
+
+    def _weights(self, learner: Any, model: Any) -> dict[str, Tensor]:
+        from rlhf.training.build import named_weights
+
+        return {name: tensor.clone() for name, tensor in named_weights(learner.engine, model)}
+
+
+def join_evaluated(outcomes: Sequence[Outcome], case: Case) -> Tensor:
+    """What the ranks' first passes answered, [B, T], with the rows in the order of `BATCHES`."""
+    rollout, _ = batch_of(case, vocabulary=300)
+    parts = [outcome.evaluated for outcome in outcomes]
+    whole = scatter_rows(parts, balance(rollout.lengths(), case.ranks), rollout.tokens.shape[1])  # type: ignore[arg-type]
+    return whole[torch.tensor(order_of(case)).argsort()]
