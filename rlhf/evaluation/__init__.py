@@ -1,0 +1,1 @@
+"""What a model can do, measured: perplexity, and responses scored side by side."""

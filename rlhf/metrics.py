@@ -1,0 +1,132 @@
+"""Metrics as mergeable values, and the sinks that a step's metrics go to.
+
+A mean is carried as (sum, count) until it is written, so a mean of means cannot happen however the
+parts are split over micro-batches, ranks or engines.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A weighted mean: `sum` over `count` items."""
+
+    sum: float
+    count: float
+
+    def merge(self, other: Mean) -> Mean:
+        return Mean(self.sum + other.sum, self.count + other.count)
+
+    @property
+    def value(self) -> float:
+        return self.sum / self.count if self.count else math.nan
+
+
+@dataclass(frozen=True)
+class Max:
+    """A maximum; NaN wins, so that it cannot hide."""
+
+    value: float
+
+    def merge(self, other: Max) -> Max:
+        return Max(math.nan if math.isnan(self.value) or math.isnan(other.value) else max(self.value, other.value))
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A total."""
+
+    value: float
+
+    def merge(self, other: Sum) -> Sum:
+        return Sum(self.value + other.value)
+
+
+Metric = Mean | Max | Sum
+Metrics = Mapping[str, Metric]
+
+
+def merge(parts: Iterable[Metrics]) -> dict[str, Metric]:
+    """Merge metrics of the same name; raises TypeError when their kinds differ."""
+    merged: dict[str, Metric] = {}
+    for part in parts:
+        for name, metric in part.items():
+            if name in merged and type(merged[name]) is not type(metric):
+                kinds = f"{type(merged[name]).__name__} and {type(metric).__name__}"
+                raise TypeError(f"metric {name}: {kinds} do not merge")
+            merged[name] = merged[name].merge(metric) if name in merged else metric  # type: ignore[arg-type]
+    return merged
+
+
+def values(metrics: Metrics) -> dict[str, float]:
+    """The plain numbers of `metrics`."""
+    return {name: float(metric.value) for name, metric in metrics.items()}
+
+
+class MetricsSink(Protocol):
+    """Where the numbers of a step go."""
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """`metrics.jsonl`: one object per step, in order, each step once.
+
+    Steps after `keep_through` that an interrupted run left behind are dropped when the file is opened.
+    """
+
+    def __init__(self, path: Path, keep_through: int | None = None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [row for row in read_json_lines(path) if keep_through is None or row["step"] <= keep_through]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(text)
+        temporary.replace(path)
+        self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the sink
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        self._stream.write(json.dumps({"step": step, **numbers}) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class TensorBoard:
+    """TensorBoard event files in a directory of their own."""
+
+    def __init__(self, directory: Path, purge_after: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge_step = None if purge_after is None else purge_after + 1
+        self._writer = SummaryWriter(str(directory), purge_step=purge_step)
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        for name, number in numbers.items():
+            self._writer.add_scalar(name, number, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def read_json_lines(path: Path) -> list[dict]:
+    """Rows of a metrics file; a last line that a crash cut short is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        try:
+            rows.append(json.loads(line)) if line.strip() else None
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -1,0 +1,1 @@
+"""Proximal policy optimization from feedback: its config, its experience, its loop."""

@@ -1,0 +1,131 @@
+"""What every stage config has in common, and how its inputs are named.
+
+An input is a path, a hub name, or `@stage/file`: what another stage of the same run directory
+published. Inputs are the only fields with that meaning, so they can be resolved and fingerprinted
+without knowing the stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, Field
+
+from rlhf.config import Config
+from rlhf.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class InputMarker:
+    """Marks a config field whose value is read from disk by the stage, or, where that may be, from a hub."""
+
+    hub: bool = False
+
+
+Input = Annotated[str, InputMarker()]
+ModelInput = Annotated[str, InputMarker(hub=True)]
+"""A model or tokenizer: a directory, or a hub name (owner/name)."""
+
+
+class NamedInput(NamedTuple):
+    """An input under its dotted key; `hub`: whether its value may be a hub name."""
+
+    key: str
+    value: str
+    hub: bool
+
+
+class ClusterConfig(Config):
+    """The Ray cluster that a stage runs on. Inside a submitted job, or where RAY_ADDRESS is set, it is that one."""
+
+    address: str | None = Field(None, description="of a running cluster; null: RAY_ADDRESS, else start one here")
+    cpus: int | None = Field(None, ge=1, description="CPU cores of a cluster started here; default: this machine's")
+    dashboard: bool = Field(False, description="a cluster started here also serves the dashboard, on loopback")
+    object_store_gib: float = Field(1.0, gt=0, description="object store of a cluster started here, GiB")
+
+
+class StageConfig(Config):
+    """Base of every stage's config."""
+
+    output: Path = Field(description="directory that the stage publishes")
+    seed: int = Field(0, ge=0, description="seed of everything random in the stage")
+    cluster: ClusterConfig = ClusterConfig()
+
+    def identity(self) -> dict[str, Any]:
+        """What makes the artifact what it is: everything but where it is written and where it is made."""
+        return self.model_dump(mode="json", exclude={"output", "cluster"})
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def inputs(config: BaseModel, prefix: str = "") -> Iterator[NamedInput]:
+    """Every input of a config."""
+    for name, field in type(config).model_fields.items():
+        marker = next((item for item in field.metadata if isinstance(item, InputMarker)), None)
+        yield from _nested(getattr(config, name), f"{prefix}{name}", marker or _marker_within(field.annotation))
+
+
+def located(config: ConfigT) -> ConfigT:
+    """The same config with every input that is here by its absolute path: Ray's processes work in other directories."""
+    raw = config.model_dump(mode="json")  # lists, where the config holds tuples
+    for item in inputs(config):
+        if Path(item.value).exists():
+            _replace(raw, item.key.split("."), str(Path(item.value).absolute()))
+    return type(config).model_validate(raw)
+
+
+def _replace(raw: Any, keys: Sequence[str], value: str) -> None:
+    """Set what lies under the keys of nested mappings and lists."""
+    *path, last = [int(key) if key.isdigit() else key for key in keys]
+    for key in path:
+        raw = raw[key]
+    raw[last] = value
+
+
+def _nested(value: Any, key: str, marker: InputMarker | None) -> Iterator[NamedInput]:
+    if isinstance(value, BaseModel):
+        yield from inputs(value, f"{key}.")
+    elif isinstance(value, str) and marker is not None:
+        yield NamedInput(key, value, marker.hub)
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _nested(item, f"{key}.{name}", marker)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for index, item in enumerate(value):
+            yield from _nested(item, f"{key}.{index}", marker)
+
+
+def _marker_within(annotation: Any) -> InputMarker | None:
+    """The marker of a container's elements (`list[Input]`, `ModelInput | None`)."""
+    if isinstance(annotation, InputMarker):
+        return annotation
+    parts = getattr(annotation, "__metadata__", ()) + getattr(annotation, "__args__", ())
+    return next((found for part in parts if (found := _marker_within(part)) is not None), None)
+
+
+def resolve_references(raw: Any, places: Mapping[str, Path], key: str = "") -> Any:
+    """Replace every string `@name/file` in a raw config by the file's path in the place of that name.
+
+    Raises ConfigError, with the key, for a name that is no place.
+    """
+    if isinstance(raw, str):
+        return _resolve(raw, places, key) if raw.startswith("@") else raw
+    if isinstance(raw, Mapping):
+        return {name: resolve_references(value, places, f"{key}.{name}") for name, value in raw.items()}
+    if isinstance(raw, list):
+        return [resolve_references(value, places, f"{key}.{index}") for index, value in enumerate(raw)]
+    return raw
+
+
+def _resolve(reference: str, places: Mapping[str, Path], key: str) -> str:
+    name, _, rest = reference[1:].partition("/")
+    if name not in places:
+        raise ConfigError(
+            f"{key}: '{reference}' refers to '{name}', which is neither a stage nor a source of this pipeline "
+            f"(known: {', '.join(places)}); add the stage, or give sources.{name}=DIRECTORY"
+        )
+    return str(places[name] / rest) if rest else str(places[name])

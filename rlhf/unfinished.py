@@ -1,0 +1,59 @@
+"""A run that was interrupted belongs to its config: another config must not go on from it, nor silently discard it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rlhf import artifacts
+from rlhf.config import read_yaml
+from rlhf.errors import ConfigError
+from rlhf.stage import StageConfig
+
+CONFIG = "config.yaml"
+_CHECKPOINTS = ("checkpoints/step_*", "ray_train/*/checkpoint_*")
+_ELSEWHERE = ("output", "cluster")  # where a run is written and made does not make it another run
+
+
+def problem(work: Path, config: StageConfig) -> str | None:
+    """Why `config` cannot use `work`: an unfinished run of another config has checkpoints there. None: it can."""
+    if not any(any(work.glob(pattern)) for pattern in _CHECKPOINTS):
+        return None
+    theirs = _config_of(work)
+    if theirs is None or _is_published(config.output, theirs):
+        return None
+    different = sorted(differences(config.identity(), theirs))
+    return refusal(work, different) if different else None
+
+
+def refusal(work: Path, different: list[str]) -> str:
+    """The sentence that names the directory, the keys, and what to do."""
+    return (
+        f"{work}: holds an unfinished run that differs in {', '.join(different[:5])}; give this run another output, or "
+        f"delete the directory to start over"
+    )
+
+
+def differences(mine: Any, theirs: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys under which two mappings differ."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        for key in {*mine, *theirs}:
+            yield from differences(mine.get(key), theirs.get(key), f"{prefix}.{key}" if prefix else key)
+    elif mine != theirs:
+        yield prefix
+
+
+def _config_of(work: Path) -> dict[str, Any] | None:
+    try:
+        raw = read_yaml(work / CONFIG)
+    except ConfigError:
+        return None
+    return {key: value for key, value in raw.items() if key not in _ELSEWHERE}
+
+
+def _is_published(output: Path, identity: dict[str, Any]) -> bool:
+    """Whether the run of that config has come to its end."""
+    if not (output / artifacts.MANIFEST).is_file():
+        return False
+    return artifacts.load(output).manifest.config_hash == artifacts.digest(identity)

@@ -1,0 +1,66 @@
+"""An interrupted run belongs to its config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlhf import artifacts, unfinished
+from rlhf.config import dump
+from rlhf.stage import StageConfig
+
+
+class Trained(StageConfig):
+    """A stage that writes checkpoints."""
+
+    steps: int = 5
+    rate: float = 1e-5
+
+
+def config(root: Path, **changes: float) -> Trained:
+    return Trained(output=root / "out", **changes)
+
+
+def interrupted(root: Path, checkpoint: str = "checkpoints/step_000002", **settings: float) -> Path:
+    """The work directory that a killed run leaves behind."""
+    work = root / "out.work"
+    (work / checkpoint).mkdir(parents=True)
+    (work / "config.yaml").write_text(dump(config(root, **settings)))
+    return work
+
+
+@pytest.mark.parametrize("checkpoint", ["checkpoints/step_000002", "ray_train/0123/checkpoint_7"])
+def test_another_config_is_told_which_keys_differ(tmp_path: Path, checkpoint: str) -> None:
+    work = interrupted(tmp_path, checkpoint)
+    assert unfinished.problem(work, config(tmp_path, steps=6, rate=2e-5)) == (
+        f"{work}: holds an unfinished run that differs in rate, steps; give this run another output, or delete the "
+        f"directory to start over"
+    )
+
+
+def test_the_same_config_goes_on_also_when_it_runs_elsewhere(tmp_path: Path) -> None:
+    work = interrupted(tmp_path)
+    elsewhere = Trained(output=tmp_path / "other", cluster={"cpus": 7})
+    assert unfinished.problem(work, config(tmp_path)) is None
+    assert unfinished.problem(work, elsewhere) is None
+
+
+def test_without_a_checkpoint_there_is_nothing_to_lose(tmp_path: Path) -> None:
+    work = interrupted(tmp_path)
+    (work / "checkpoints" / "step_000002").rmdir()
+    assert unfinished.problem(work, config(tmp_path, steps=6)) is None
+
+
+def test_a_run_that_has_published_is_over(tmp_path: Path) -> None:
+    work, mine = interrupted(tmp_path), config(tmp_path)
+    with artifacts.publishing(mine.output, "trained", artifacts.digest(mine.identity()), {}) as draft:
+        (draft.path / "weights").write_text("1")
+    assert unfinished.problem(work, config(tmp_path, steps=6)) is None
+
+
+def test_an_older_artifact_does_not_make_the_newer_run_finished(tmp_path: Path) -> None:
+    work, before = interrupted(tmp_path), config(tmp_path, steps=1)
+    with artifacts.publishing(before.output, "trained", artifacts.digest(before.identity()), {}) as draft:
+        (draft.path / "weights").write_text("1")
+    assert "differs in steps" in str(unfinished.problem(work, config(tmp_path, steps=6)))
