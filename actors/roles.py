@@ -1,0 +1,199 @@
+"""The roles of the loop's Protocols, played by pools of Ray actors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import ray
+from ray import ObjectRef
+
+from actors.experience import Parts
+from actors.pool import Pending, Pool, RemoteTensors
+from rlhf.batch import PromptBatch, joined
+from rlhf.interfaces import Collected, Kept, ScoredRollout
+from rlhf.metrics import Metrics, merge
+from rlhf.sampling.vllm_engine import Sampling
+
+
+class RemoteRollout:
+    """A rollout whose shards lie where they were sampled, one per engine, rows in order."""
+
+    def __init__(self, asked: PromptBatch, shards: list[ObjectRef], metrics: list[ObjectRef]) -> None:
+        self.asked = asked
+        self.shards = shards
+        self._metrics = Pending(metrics, merge)
+
+    def get(self) -> Metrics:
+        return self._metrics.get()
+
+
+class RemoteExperience:
+    """An experience that lies where it was made."""
+
+    def __init__(self, ref: ObjectRef, metrics: ObjectRef, kl_coef: float) -> None:
+        self.ref = ref
+        self.kl_coef = kl_coef
+        self._metrics = Pending([metrics], merge)
+
+    def get(self) -> Metrics:
+        return self._metrics.get()
+
+
+Residency = Callable[[], AbstractContextManager[None]]
+
+
+class RemoteSampler:
+    """vLLM engines; each samples a contiguous share of the prompts."""
+
+    def __init__(self, pool: Pool, sampling: Sampling, residency: Residency = nullcontext) -> None:
+        self.pool = pool
+        self.sampling = sampling
+        self.residency = residency
+
+    def resident(self) -> AbstractContextManager[None]:
+        """The engines hold their devices for the block; nothing happens where the devices are their own."""
+        return self.residency()
+
+    def generate(self, batch: PromptBatch, version: int) -> RemoteRollout:
+        shards, metrics = [], []
+        for actor, (start, end) in zip(self.pool.actors, shares(len(batch), len(self.pool.actors)), strict=True):
+            if start == end:
+                continue
+            token_ids = [prompt.token_ids for prompt in batch.prompts[start:end]]
+            shard, receipt = actor.generate.options(num_returns=2).remote(
+                token_ids, self.sampling, list(batch.seeds[start:end]), version
+            )
+            shards.append(shard)
+            metrics.append(receipt)
+        return RemoteRollout(batch, shards, metrics)
+
+    def greedy(self) -> RemoteSampler:
+        """The same engines, taking the most likely token each time."""
+        return RemoteSampler(self.pool, replace(self.sampling, temperature=0.0), self.residency)
+
+
+def shares(count: int, parts: int) -> list[tuple[int, int]]:
+    """`count` items as `parts` contiguous [start, end) ranges that differ by one at most."""
+    edges = [count * k // parts for k in range(parts + 1)]
+    return list(pairwise(edges))
+
+
+class RemoteReward:
+    """The reward model's ranks."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def score(self, rollout: RemoteRollout) -> RemoteTensors:
+        return self.pool.call_tensors("score", *rollout.shards)
+
+
+class RemoteReference:
+    """The reference's ranks."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def logprobs(self, rollout: RemoteRollout) -> RemoteTensors:
+        return self.pool.call_tensors("logprobs", *rollout.shards)
+
+
+class RemoteTrained:
+    """What the policy's and the critic's ranks have in common."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def update(self, experience: RemoteExperience, step: int) -> Pending[Metrics]:
+        return self.pool.call_metrics("update", experience.ref, step)
+
+    def save(self, directory: Path) -> Pending[None]:
+        return self.pool.call_all("save", directory)
+
+    def load(self, directory: Path) -> Pending[None]:
+        return self.pool.call_all("load", directory)
+
+
+class RemotePolicy(RemoteTrained):
+    """The policy's ranks."""
+
+    def __init__(self, pool: Pool, kl_in_loss: bool) -> None:
+        super().__init__(pool)
+        self.kl_in_loss = kl_in_loss
+
+    def logprobs(self, rollout: RemoteRollout) -> RemoteTensors:
+        return self.pool.call_tensors("logprobs", *rollout.shards)
+
+    def update(self, experience: RemoteExperience, step: int) -> Pending[Metrics]:
+        if self.kl_in_loss:
+            self.pool.call_all("set_kl_coef", experience.kl_coef).get()
+        return super().update(experience, step)
+
+    def export(self, directory: Path) -> Pending[None]:
+        return self.pool.call_all("export", directory)
+
+
+class RemoteCritic(RemoteTrained):
+    """The critic's ranks."""
+
+    def values(self, rollout: RemoteRollout) -> RemoteTensors:
+        return self.pool.call_tensors("values", *rollout.shards)
+
+
+class NoCritic:
+    """Plays the critic where the method has none: knows no values, learns nothing, keeps nothing."""
+
+    def values(self, rollout: RemoteRollout) -> RemoteTensors:
+        return RemoteTensors([], [])
+
+    def update(self, experience: RemoteExperience, step: int) -> Pending[Metrics]:
+        return Pending([], merge)
+
+    def save(self, directory: Path) -> Pending[None]:
+        return Pending([], lambda _: None)
+
+    def load(self, directory: Path) -> Pending[None]:
+        return Pending([], lambda _: None)
+
+
+class RemoteExperienceMaker:
+    """The experience maker's process."""
+
+    def __init__(self, actor: ray.actor.ActorHandle) -> None:
+        self.actor = actor
+
+    def build(
+        self, step: int, kl_coef: float, collected: Collected, logprobs: RemoteTensors, ref_logprobs: RemoteTensors,
+        values: RemoteTensors,
+    ) -> RemoteExperience:
+        greedy = collected.greedy
+        kinds = (
+            collected.rollout.shards, collected.scores.parts, logprobs.parts, ref_logprobs.parts, values.parts,
+            greedy.rollout.shards if greedy else [], greedy.scores.parts if greedy else [],
+        )
+        counts, parts = Parts(*map(len, kinds)), [ref for kind in kinds for ref in kind]
+        asked = collected.rollout.asked
+        ref, metrics = self.actor.build.options(num_returns=2).remote(step, kl_coef, asked, counts, *parts)
+        return RemoteExperience(ref, metrics, kl_coef)
+
+    def keep(self, kept: Kept | None, sampled: ScoredRollout, limit: int) -> Kept:
+        """The informative groups of a rollout beside those kept before; rows stay in the object store."""
+        before = [kept.rollout.shards[0], kept.scores.parts[0]] if kept else []
+        shards, scores = sampled.rollout.shards, sampled.scores.parts
+        asked = joined([kept.rollout.asked, sampled.rollout.asked]) if kept else sampled.rollout.asked
+        rollout, numbers, rows = self.actor.keep_informative.options(num_returns=3).remote(
+            asked, limit, len(before), len(shards), *before, *shards, *scores
+        )
+        chosen = asked.rows(ray.get(rows))
+        whole = RemoteRollout(chosen, [rollout], [])
+        return Kept(whole, RemoteTensors([numbers], []), len(set(chosen.groups)))
+
+    def save_transcripts(self, step: int, experience: RemoteExperience) -> Pending[None]:
+        """Write rows of `experience`, which must be the one built last."""
+        return Pending([self.actor.save_transcripts.remote(step)], lambda _: None)
+
+

@@ -1,0 +1,74 @@
+"""What a run writes while it goes: each step once also after a kill, and transcripts that pandas opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from rlhf.batch import Experience, Prompt, from_completions
+from rlhf.metrics import read_json_lines
+from rlhf.ppo.recorder import RunRecorder
+from rlhf.ppo.transcripts import decode_responses, gold_scores, write_transcripts
+from rlhf.progress import LineProgress
+
+
+def record(work: Path, begin: int, steps: range) -> None:
+    recorder = RunRecorder(work, 9, LineProgress())
+    recorder.begin(begin)
+    for step in steps:
+        recorder.record(step, {"reward/score": step / 2, "time/step": 1.0})
+    recorder.close()
+
+
+def test_steps_after_the_checkpoint_are_dropped_when_the_run_goes_on(tmp_path: Path, capsys) -> None:
+    record(tmp_path, 0, range(1, 6))
+    with open(tmp_path / "metrics.jsonl", "a") as stream:
+        stream.write('{"step": 6, "reward/sc')  # killed while it wrote
+    record(tmp_path, 3, range(4, 8))
+    rows = read_json_lines(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert rows[5] == {"step": 6, "reward/score": 3.0, "time/step": 1.0}
+    assert "ppo 7/9  reward 3.5  s 1" in capsys.readouterr().out.splitlines()
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_fresh_run_forgets_what_an_older_one_wrote(tmp_path: Path) -> None:
+    record(tmp_path, 0, range(1, 4))
+    record(tmp_path, 0, range(1, 2))
+    assert [row["step"] for row in read_json_lines(tmp_path / "metrics.jsonl")] == [1]
+
+
+class Letters:
+    """Decodes 97 as `a`; 0 is special."""
+
+    def batch_decode(self, rows, skip_special_tokens: bool) -> list[str]:
+        return ["".join(chr(token) for token in row if token or not skip_special_tokens) for row in rows]
+
+
+def test_transcripts_are_a_parquet_file_of_the_first_rows(tmp_path: Path) -> None:
+    import pandas
+
+    prompts = [Prompt("1", (65,), "A", "en"), Prompt("2", (66,), "B", "zh"), Prompt("3", (67,), "C", "en")]
+    rollout = from_completions(
+        [[65], [66], [67]], [[97, 98, 0], [99], [100, 0]], [[-1.0] * 3, [-1.0], [-1.0] * 2], [True, False, True], 0, 3
+    )
+    zeros = torch.zeros_like(rollout.sampler_logprobs)
+    ref = torch.where(rollout.response_mask, -1.5, 0.0)
+    experience = Experience(
+        rollout.tokens, rollout.attention_mask, rollout.response_mask, rollout.sampler_logprobs, ref, *([zeros] * 5)
+    )
+    responses = decode_responses(rollout, Letters())
+    scores = torch.tensor([0.5, -1.0, 2.0])
+    path = write_transcripts(tmp_path / "transcripts", 10, 2, prompts, responses, rollout, scores, experience)
+    assert path == tmp_path / "transcripts" / "step_000010.parquet" and len(list(path.parent.iterdir())) == 1
+    frame = pandas.read_parquet(path)
+    assert frame.drop(columns="gold").to_dict("list") == {
+        "step": [10, 10], "prompt": ["A", "B"], "response": ["ab", "c"], "score": [0.5, -1.0], "kl": [1.5, 0.5],
+        "length": [3, 1], "finished": [True, False], "lang": ["en", "zh"],
+    }
+    assert frame["gold"].dtype == "float64" and frame["gold"].isna().all()
+
+
+def test_prompts_without_a_task_have_no_gold_score() -> None:
+    assert gold_scores([Prompt("1", (1,))], ["anything"]) == [None]
