@@ -1,0 +1,170 @@
+"""`ray job submit` on a cluster of its own, with a token: exit codes, what is uploaded, actors in the dashboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from rlhf import artifacts
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 240
+ROLES = {"policy[0]", "critic[0]", "reference[0]", "reward[0]", "rollout[0]"}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running `ray start --head`: where its dashboard is, and what a client's environment needs."""
+
+    dashboard: str
+    session: Path
+    token: str
+    environment: dict[str, str]
+
+    def actors(self) -> dict[str, str]:
+        """Name → state of the actors that the dashboard lists."""
+        request = Request(f"{self.dashboard}/api/v0/actors?limit=100&detail=true",
+                          headers={"Authorization": f"Bearer {self.token}"})
+        with urlopen(request, timeout=30) as answer:
+            listed = json.load(answer)["data"]["result"]["result"]
+        return {actor["name"]: actor["state"] for actor in listed}
+
+    def submit(self, working_dir: Path, *arguments: str) -> subprocess.Popen:
+        command = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", self.dashboard,
+                   "--working-dir", str(working_dir), "--", "python", "-m", "rlhf", *arguments]
+        return subprocess.Popen(command, env=self.environment, text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, cwd=working_dir)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """The head node runs in the foreground of a process of ours: `ray stop` would end every other cluster here, too."""
+    port, dashboard_port = free_port(), free_port()
+    session = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # sockets lie below it, and their paths must be short
+    token = secrets.token_hex(32)
+    scripts = str(Path(sys.executable).parent)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTHONPATH"))} | {
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token,
+        "RAY_TMPDIR": str(session),
+    }
+    command = [
+        f"{scripts}/ray", "start", "--head", "--block", f"--port={port}", "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard_port}", "--num-cpus=2", "--object-store-memory=300000000",
+        "--disable-usage-stats", f"--temp-dir={session}", "--dashboard-agent-listen-port=0",
+    ]
+    started = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    found = Head(f"http://127.0.0.1:{dashboard_port}", session, token, environment)
+    try:
+        wait_until(lambda: answers(found) or started.poll() is not None)
+        assert started.poll() is None, "ray start --head ended at once"
+        yield found
+    finally:
+        started.terminate()
+        started.wait(60)
+        shutil.rmtree(session, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as a user has it: with an environment, runs and caches beside it."""
+    target = tmp_path_factory.mktemp("checkout")
+    for name in ("rlhf", "actors", "configs", ".gitignore", "pyproject.toml"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target / name)
+    for stray in (".venv/lib/big.bin", "runs/demo/model.safetensors", "rlhf/__pycache__/stale.pyc"):
+        (target / stray).parent.mkdir(parents=True, exist_ok=True)
+        (target / stray).write_bytes(b"0" * 1000)
+    return target
+
+
+def test_a_ppo_job_is_watched_and_returns_zero(head: Head, checkout: Path, tiny_models: Any, tmp_path: Path) -> None:
+    output = tmp_path / "ppo"
+    job = head.submit(checkout, *arguments(tiny_models, output))
+    seen: set[str] = set()
+
+    def all_seen() -> bool:
+        seen.update(name for name, state in head.actors().items() if state == "ALIVE" and name in ROLES)
+        return seen == ROLES or job.poll() is not None
+
+    wait_until(all_seen)
+    told, _ = job.communicate(timeout=TIMEOUT_S)
+    assert job.returncode == 0, told
+    assert seen == ROLES, told
+    assert artifacts.load(output).manifest.stage == "ppo"
+    assert re.search(r"ppo 3/3 .*reward", told), "a line per step in the job's log"
+    assert {name: state for name, state in head.actors().items() if name in ROLES} == dict.fromkeys(ROLES, "DEAD")
+
+
+def test_environment_runs_and_caches_are_not_uploaded(head: Head, checkout: Path) -> None:
+    job = head.submit(checkout, "--help")
+    assert job.wait(TIMEOUT_S) == 0
+    (package,) = {path for path in head.session.rglob("_ray_pkg_*") if path.is_dir()}
+    uploaded = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
+    assert {"rlhf/cli.py", "actors/ppo_job.py", "configs/ppo.yaml"} <= uploaded
+    assert not [path for path in uploaded if path.startswith((".venv", "runs")) or path.endswith("stale.pyc")]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["stepz=3"], "stepz: unknown key, did you mean 'steps'"),
+        (["output=runs/ppo"], "output: runs/ppo is relative, and this job's working directory is a temporary copy"),
+        (["reward.resources.cpus=9"], "the run asks for 9.8 CPUs"),
+    ],
+)
+def test_a_job_that_is_refused_returns_one(
+    head: Head, checkout: Path, tiny_models: Any, tmp_path: Path, overrides: list[str], expected: str
+) -> None:
+    job = head.submit(checkout, *arguments(tiny_models, tmp_path / "ppo"), *overrides)
+    told, _ = job.communicate(timeout=TIMEOUT_S)
+    assert job.returncode == 1, told
+    assert expected in told
+    assert not (tmp_path / "ppo").exists()
+
+
+def arguments(models: Any, output: Path) -> list[str]:
+    """A PPO run of three steps."""
+    return [
+        "ppo", f"output={output}", "steps=3", f"prompts={models.prompts}",
+        f"policy.model={models.tied}", f"reference.model={models.tied}",
+        f"critic.model={models.reward}", f"reward.model={models.reward}",
+        *(f"{role}.resources.cpus=0.2" for role in ("policy", "critic", "reference", "reward", "rollout")),
+        "rollout.prompts_per_step=8", "rollout.max_new_tokens=8", "rollout.kv_cache_gib=1",
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answers(head: Head) -> bool:
+    try:
+        head.actors()
+    except (URLError, ConnectionError, KeyError):
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.3)
