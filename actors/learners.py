@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rlhf.training.weight_source import PolicyWeights
 
 
-EMA = "ema"
+EMA = "ema"  # directories below the published policy
+ADAPTER = "adapter"
 
 
 class LearnerProcess(RoleProcess):
@@ -85,7 +86,7 @@ class PolicyProcess(LearnerProcess):
 
     def weights(self) -> list[tuple[str, Tensor]] | None:
         """Every weight under its transformers names, tied ones under each; rank 0 has them, the others help."""
-        from rlhf.training.build import named_weights
+        from rlhf.training.weights import named_weights
 
         found = []
         for name, tensor in named_weights(self.learner.engine, self.model):
@@ -123,11 +124,16 @@ class PolicyProcess(LearnerProcess):
         return PolicyWeights(self.learner.engine, self.model)
 
     def export(self, directory: Path) -> None:
-        """Rank 0 writes a transformers directory, and one of the averaged weights below it where they are kept."""
-        from rlhf.training.build import export_model
+        """Rank 0 writes a transformers directory; below it averaged weights and adapters, where there are any."""
+        from rlhf.training.lora import save_adapters
+        from rlhf.training.weights import adapter_weights, export_model
 
         write, average = self.rank == 0, self.learner.average
         export_model(self.learner.engine, self.model, directory, write)
+        if self.config.policy.lora is not None:
+            adapters = adapter_weights(self.learner.engine, self.model)
+            if write:
+                save_adapters(adapters, self.config.policy.lora, self.settings.model, directory / ADAPTER)
         if average is not None:
             with average.in_place():
                 export_model(self.learner.engine, self.model, directory / EMA, write)

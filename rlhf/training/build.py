@@ -1,4 +1,4 @@
-"""Builds a learner for a role, and reads its weights back under their transformers names."""
+"""Builds a learner for a role."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from rlhf import device
 from rlhf.errors import ConfigError
@@ -18,6 +18,7 @@ from rlhf.ppo.objectives import CriticObjective, PolicyObjective
 from rlhf.training.average import WeightAverage
 from rlhf.training.deepspeed_engine import DeepSpeedEngine, deepspeed_config, place
 from rlhf.training.learner import Extras, Learner, Objective
+from rlhf.training.lora import add_adapters
 from rlhf.training.ptx import read_ptx
 
 
@@ -42,6 +43,8 @@ def build_learner(role: str, config: PPOConfig, work: Path) -> tuple[Learner, An
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     freeze(model, settings)
+    if role == "policy" and config.policy.lora is not None:
+        add_adapters(model, config.policy.lora, config.seed)
     total_steps = config.optimizer_steps("policy" if role == "policy" else "critic")
     engine = DeepSpeedEngine(place(module, settings.zero.stage), settings, total_steps)
     decay = config.policy.ema_decay if role == "policy" else None
@@ -49,7 +52,7 @@ def build_learner(role: str, config: PPOConfig, work: Path) -> tuple[Learner, An
     ptx = read_ptx(config.ptx, work, config.seed) if config.ptx is not None and role == "policy" else None
     extras = Extras(average, ptx)
     return Learner(
-        engine, objective, settings, config.ppo, config.rollout.max_new_tokens, work / "failures", extras
+        engine, objective, settings, config.ppo, config.longest_response, work / "failures", extras
     ), model
 
 
@@ -70,38 +73,6 @@ def freeze(model: Any, settings: LearnerConfig) -> None:
         below.append(model.get_input_embeddings())
     for module in below:
         module.requires_grad_(False)
-
-
-def weight_names(engine: DeepSpeedEngine, model: Any) -> dict[str, list[str]]:
-    """Every parameter of the trained module → its transformers names; a tied one has several."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return {name: names[id(parameter)] for name, parameter in engine.module.named_parameters()}
-
-
-def named_weights(engine: DeepSpeedEngine, model: Any) -> Iterator[tuple[str, Tensor]]:
-    """(transformers name, whole tensor) of every parameter; a tied one comes under each of its names.
-
-    A sampler that is not sent `lm_head.weight` of a tied model keeps the old one without a word. All ranks
-    iterate (a collective under ZeRO-3); a tensor is valid until the next is asked for.
-    """
-    names = weight_names(engine, model)
-    for name, tensor in engine.parameters():
-        for known in names[name]:
-            yield known, tensor
-
-
-def export_model(engine: DeepSpeedEngine, model: Any, directory: Path, write: bool) -> None:
-    """Write safetensors and config below `directory`; every rank takes part, one writes."""
-    state = {}
-    for name, tensor in named_weights(engine, model):
-        if write:
-            state[name] = tensor.cpu().clone()
-    if write:
-        if model.config.tie_word_embeddings:
-            state.pop("lm_head.weight", None)
-        model.save_pretrained(directory, state_dict=state)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ COMPLETE = "checkpoint.json"
 
 
 class DirectoryCheckpoints:
-    """`step_000020/{policy,critic,checkpoint.json}` below one directory; the newest `keep` stay."""
+    """`step_000020/{policy,critic,rollouts,checkpoint.json}` below one directory; the newest `keep` stay."""
 
     def __init__(self, directory: Path, keep: int) -> None:
         self.directory = directory
@@ -44,6 +44,7 @@ class DirectoryCheckpoints:
         loading = [roles.policy.load(newest / "policy"), roles.critic.load(newest / "critic")]
         for handle in loading:
             handle.get()
+        roles.collector.load(newest / "rollouts")
         return LoopState(**content["state"])
 
     def save(self, roles: Roles, state: LoopState) -> None:
@@ -52,7 +53,10 @@ class DirectoryCheckpoints:
         draft = self.directory / f".{target.name}.draft"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        saving = [roles.policy.save(draft / "policy"), roles.critic.save(draft / "critic")]
+        saving = [
+            roles.policy.save(draft / "policy"), roles.critic.save(draft / "critic"),
+            roles.collector.save(draft / "rollouts"),
+        ]
         for handle in saving:
             handle.get()
         files = {str(p.relative_to(draft)): p.stat().st_size for p in sorted(draft.rglob("*")) if p.is_file()}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,13 +106,13 @@ class DeepSpeedEngine:
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
-    def parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter whole, one at a time, on every rank. A collective under ZeRO-3: all ranks iterate."""
+    @contextmanager
+    def whole(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+        """Inside the block these parameters are whole on every rank. A collective under ZeRO-3: all ranks enter it."""
         import deepspeed
 
-        for name, parameter in self.module.named_parameters():
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self.config.zero.stage == 3):
-                yield name, parameter.detach()
+        with deepspeed.zero.GatheredParameters(list(parameters), enabled=self.config.zero.stage == 3):
+            yield
 
     def leave_device(self) -> None:
         """Move weights, float32 masters and optimizer states to host memory. ZeRO stage 2."""

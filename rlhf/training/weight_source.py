@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from rlhf.sampling.weight_transfer import WeightInfo
-from rlhf.training.build import named_weights, weight_names
 from rlhf.training.deepspeed_engine import DeepSpeedEngine
+from rlhf.training.weights import named_weights, weight_names
 
 
 class PolicyWeights:
@@ -21,11 +21,11 @@ class PolicyWeights:
 
     def metadata(self) -> list[WeightInfo]:
         """Name, dtype and whole shape of what iteration yields, in its order; nothing is gathered for it."""
-        names = weight_names(self.engine, self.model)
+        parameters = dict(self.engine.module.named_parameters())
         return [
-            WeightInfo(known, parameter.dtype, _whole_shape(parameter))
-            for name, parameter in self.engine.module.named_parameters()
-            for known in names[name]
+            WeightInfo(each, parameters[name].dtype, _whole_shape(parameters[name]))
+            for name, known in weight_names(self.engine, self.model).items()
+            for each in known
         ]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:

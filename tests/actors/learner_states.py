@@ -27,7 +27,7 @@ def train_once(process: Any) -> list[float]:
 def sums_of_states(process: Any) -> list[float]:
     """Runs in a learner's process, ZeRO stage 2: absolute sums of weights, masters and optimizer states."""
     optimizer = process.learner.engine.optimizer
-    weights = [tensor for _, tensor in process.learner.engine.parameters()]
+    weights = [weight.detach() for weight in process.learner.engine.module.parameters()]
     states = [value for state in optimizer.optimizer.state.values() for value in state.values()]
     tensors = [*weights, *optimizer.single_partition_of_fp32_groups, *states]
     return [tensor.detach().double().abs().sum().item() for tensor in tensors]

@@ -47,6 +47,7 @@ class Case:
     gradient_checkpointing: bool = False
     updates: int = 2
     spoilt: bool = False
+    lora: bool = False
 
 
 @dataclass
@@ -72,7 +73,8 @@ def config_of(case: Case, models: Any, output: Path) -> PPOConfig:
     }
     reward = {"model": str(models.reward)}
     return validate(PPOConfig, {
-        "output": str(output), "prompts": str(models.prompts), "steps": 10, "policy": learner,
+        "output": str(output), "prompts": str(models.prompts), "steps": 10,
+        "policy": merge(learner, {"lora": {"rank": 4} if case.lora else None}),
         "critic": merge(learner, reward), "reference": {"model": learner["model"]}, "reward": reward,
         "ppo": {"epochs": case.epochs, "minibatches": case.minibatches}, "rollout": {"prompts_per_step": 8},
     })
@@ -162,7 +164,7 @@ class LearnerRank:
         return build_learner(case.role, config_of(case, models, output), output)
 
     def _weights(self, learner: Any, model: Any) -> dict[str, Tensor]:
-        from rlhf.training.build import named_weights
+        from rlhf.training.weights import named_weights
 
         return {name: tensor.clone() for name, tensor in named_weights(learner.engine, model)}
 

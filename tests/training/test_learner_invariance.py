@@ -61,7 +61,7 @@ def ranks(ray_cluster, tiny_models, tmp_path_factory) -> Ranks:
 
 
 def reference_of(case: Case) -> Case:
-    kept = {name: getattr(case, name) for name in ("role", "batch", "tied", "epochs", "minibatches", "updates")}
+    kept = {name: getattr(case, name) for name in ("role", "batch", "tied", "epochs", "minibatches", "updates", "lora")}
     return Case(**kept)
 
 
@@ -109,7 +109,8 @@ def test_the_reference_update_moves_weights_and_clips(ranks: Ranks, role: str) -
     [
         {}, {"budget": SMALL}, {"evaluate_first": False}, {"shuffled": True, "padding": 13},
         {"shuffled": True, "budget": SMALL}, {"batch": "even"}, {"batch": "even", "evaluate_first": False},
-        {"batch": "lopsided", "budget": SMALL}, {"batch": "single"}, {"tied": False},
+        {"batch": "lopsided", "budget": SMALL}, {"batch": "single"}, {"tied": False}, {"lora": True},
+        {"lora": True, "tied": False, "budget": SMALL},
     ],
     ids=lambda change: " ".join(f"{name}={value}" for name, value in change.items()) or "plain",
 )
