@@ -45,7 +45,7 @@ STAGES: dict[str, Stage] = {
         "rlhf.stages.report:ReportConfig", "rlhf.stages.report:run", "Write one HTML page about a run.", False
     ),
 }
-OTHER_COMMANDS = ("run", "compare", "keys")
+OTHER_COMMANDS = ("run", "compare", "keys", "serve-reward")
 USER_ERROR = 2
 INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
 
@@ -126,6 +126,22 @@ def compare_runs(directories: Annotated[list[Path], typer.Argument(metavar="RUNâ
     compare(directories)
 
 
+def serve_reward(
+    model: Annotated[str, typer.Argument(help="directory or hub name of a reward model")],
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8901,
+    token_env: Annotated[str | None, typer.Option(help="environment variable with the bearer token to ask for")] = None,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    micro_batch_tokens: Annotated[int, typer.Option(min=1, help="padded tokens of one forward pass")] = 16384,
+) -> None:
+    """Serve a reward model over HTTP: POST /score, as `reward.parts.NAME: {kind: http}` asks."""
+    if precision not in ("float32", "bfloat16"):
+        raise ConfigError(f"--precision: '{precision}'{suggestion(precision, ['float32', 'bfloat16'])}")
+    from rlhf.rewards.server import serve
+
+    serve(model, host, port, token_env, precision, micro_batch_tokens)
+
+
 def _require_lasting(key: str, directory: Path) -> None:
     from actors.session import require_absolute_output
 
@@ -168,6 +184,7 @@ def command_line() -> typer.Typer:
     app.command("run")(run_pipeline)
     app.command("compare")(compare_runs)
     app.command("keys")(show_keys)
+    app.command("serve-reward")(serve_reward)
     return app
 
 

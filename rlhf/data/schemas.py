@@ -51,12 +51,16 @@ class PreferenceRecord:
 
 @dataclass(frozen=True)
 class PromptRecord:
-    """A conversation that waits for the assistant; `task` is what a gold checker needs, where there is one."""
+    """A conversation that waits for the assistant.
+
+    `task` is what a checker needs, `source` the data set that it comes from, where these are given.
+    """
 
     id: str | None
     messages: list[Message]
     lang: str
     task: Mapping[str, Any] | None
+    source: str = ""
 
 
 def text_record(record: Mapping[str, Any], place: str) -> TextRecord:
@@ -104,7 +108,11 @@ def prompt_record(record: Mapping[str, Any], place: str) -> PromptRecord:
     found_id, task = record.get("id"), record.get("task")
     if task is not None and not isinstance(task, Mapping):
         raise DataError(f"{place}: column 'task' holds a {type(task).__name__}, expected an object or nothing")
-    return PromptRecord(None if found_id is None else str(found_id), messages, _language(record, place), task)
+    source = record.get("source")
+    if source is not None and not isinstance(source, str):
+        raise DataError(f"{place}: column 'source' holds a {type(source).__name__}, expected a text or nothing")
+    found = None if found_id is None else str(found_id)
+    return PromptRecord(found, messages, _language(record, place), task, source or "")
 
 
 def prompt_of(messages: Sequence[Message]) -> list[Message]:

@@ -1,0 +1,1 @@
+"""What a response is worth: a weighted sum of reward models, functions, services and rules."""

@@ -1,0 +1,103 @@
+"""Scores from a service over HTTP: batches, bounded concurrency, retries with back-off."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from rlhf.errors import ConfigError
+from rlhf.rewards.config import HttpReward
+from rlhf.rewards.sample import Failure, RewardSample, checked
+
+TRIED_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+LONGEST_WAIT_S = 30.0
+
+
+class _Failed(Exception):
+    """A request that brought no scores; `again`: whether another try may."""
+
+    def __init__(self, reason: str, again: bool) -> None:
+        super().__init__(reason)
+        self.again = again
+
+
+@dataclass(frozen=True)
+class HttpScorer:
+    """The client. The service answers `{"samples": […]}` with `{"scores": […]}`, one number per sample, in order."""
+
+    config: HttpReward
+    token: str | None
+
+    def __call__(self, samples: Sequence[RewardSample]) -> list[float | Failure]:
+        return asyncio.run(self._all(samples))
+
+    async def _all(self, samples: Sequence[RewardSample]) -> list[float | Failure]:
+        size, gate = self.config.batch_size, asyncio.Semaphore(self.config.concurrency)
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        async with httpx.AsyncClient(timeout=self.config.timeout_s, headers=headers) as client:
+            batches = [samples[start : start + size] for start in range(0, len(samples), size)]
+            answers = await asyncio.gather(*(self._batch(client, gate, batch) for batch in batches))
+        return [score for answer in answers for score in answer]
+
+    async def _batch(
+        self, client: httpx.AsyncClient, gate: asyncio.Semaphore, batch: Sequence[RewardSample]
+    ) -> list[float | Failure]:
+        for attempt in range(self.config.retries + 1):
+            try:
+                async with gate:
+                    return await self._ask(client, batch)
+            except _Failed as failed:
+                last = failed
+                if not failed.again or attempt == self.config.retries:
+                    break
+            await asyncio.sleep(min(LONGEST_WAIT_S, self.config.backoff_s * 2**attempt))
+        tries = "1 try" if attempt == 0 else f"{attempt + 1} tries"
+        return [Failure(f"{last} ({tries})")] * len(batch)
+
+    async def _ask(self, client: httpx.AsyncClient, batch: Sequence[RewardSample]) -> list[float | Failure]:
+        url, limit = self.config.url, self.config.timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                response = await client.post(url, json={"samples": [sample.as_json() for sample in batch]})
+        except (httpx.TimeoutException, TimeoutError):
+            raise _Failed(f"{url} did not answer within {limit:g} s", again=True) from None
+        except httpx.HTTPError as error:
+            raise _Failed(f"{url}: {error or type(error).__name__}", again=True) from None
+        except (httpx.InvalidURL, ValueError) as error:
+            raise _Failed(f"{url}: the request cannot be sent: {error}", again=False) from None
+        if response.status_code != httpx.codes.OK:
+            said = " ".join(response.text.split())[:200]
+            raise _Failed(f"{url} answered {response.status_code}: {said}", response.status_code in TRIED_AGAIN)
+        return _scores(url, response, len(batch))
+
+
+def _scores(url: str, response: httpx.Response, wanted: int) -> list[float | Failure]:
+    try:
+        answer: Any = response.json()
+        scores, errors = answer["scores"], answer.get("errors") or {}
+    except (ValueError, KeyError, TypeError):
+        raise _Failed(f'{url} answered without {{"scores": […]}}', again=False) from None
+    if not isinstance(scores, list) or len(scores) != wanted:
+        found = f"{len(scores)} scores" if isinstance(scores, list) else "no list of scores"
+        raise _Failed(f"{url} answered {found} for {wanted} samples", again=False)
+    return [
+        Failure(f"{url}: {errors[str(k)]}") if score is None and str(k) in errors else checked(score)
+        for k, score in enumerate(scores)
+    ]
+
+
+def http_scorer(config: HttpReward, key: str) -> HttpScorer:
+    """The client of a config. Raises ConfigError when the token's environment variable is not set, or holds none."""
+    if config.token_env is None:
+        return HttpScorer(config, None)
+    token = os.environ.get(config.token_env, "").strip()
+    if not token:
+        raise ConfigError(f"{key}.token_env: the environment variable {config.token_env} is not set or empty")
+    if not (token.isascii() and token.isprintable()):
+        raise ConfigError(f"{key}.token_env: {config.token_env} holds no token: it must be printable ASCII")
+    return HttpScorer(config, token)
