@@ -26,13 +26,19 @@ from rlhf.data.collection import (
 from rlhf.data.writing import write_jsonl
 from rlhf.errors import DataError
 from rlhf.stage import Input, StageConfig
-from rlhf.tasks import WorldConfig, write_world
+from rlhf.tasks import SumsConfig, WorldConfig, write_sums, write_world
 
 
 class TasksConfig(WorldConfig):
     """A synthetic world of tasks whose answers a program can check."""
 
     kind: Literal["tasks"] = "tasks"
+
+
+class SumsSource(SumsConfig):
+    """Sums for the calculator, the worked example of an environment."""
+
+    kind: Literal["sums"]
 
 
 class SourceConfig(Config):
@@ -71,7 +77,7 @@ class FilesConfig(Config):
 class DataConfig(StageConfig):
     """Where the data comes from."""
 
-    source: Annotated[TasksConfig | FilesConfig, Field(discriminator="kind")] = TasksConfig()
+    source: Annotated[TasksConfig | SumsSource | FilesConfig, Field(discriminator="kind")] = TasksConfig()
 
 
 def run(config: DataConfig, context: RunContext) -> Artifact:
@@ -79,6 +85,8 @@ def run(config: DataConfig, context: RunContext) -> Artifact:
     with context.publishing() as draft:
         if isinstance(config.source, TasksConfig):
             draft.metrics["records"] = write_world(config.source, config.seed, draft.path)
+        elif isinstance(config.source, SumsSource):
+            draft.metrics["records"] = write_sums(config.source, config.seed, draft.path)
         else:
             _write_files(config.source, config.seed, draft)
     context.progress.note(f"data: {', '.join(f'{name} {n}' for name, n in draft.metrics['records'].items())}")

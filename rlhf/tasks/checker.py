@@ -17,6 +17,11 @@ from rlhf.tasks.wordings import write_items
 _KEYS = ("family", "lang", "items")
 
 
+def is_checkable(task: Mapping[str, Any] | None) -> bool:
+    """Whether a prompt's task is one of this world, and not what another reward needs."""
+    return task is not None and "family" in task
+
+
 def correct_answer(task: Mapping[str, Any]) -> str:
     """The one right answer, as its language writes it. Raises DataError for a task that this world does not know."""
     _refuse_unknown(task)

@@ -1,0 +1,54 @@
+"""Hosts of environments: asyncio workers beside the engines, one each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from actors.process import RoleProcess
+from rlhf.batch import PromptBatch, Rollout
+from rlhf.metrics import Mean, Metrics, Sum
+from rlhf.ppo.config import PPOConfig
+from rlhf.roles import Resources
+from rlhf.sampling.vllm_engine import Completion, Sampling
+
+
+class EnvironmentProcess(RoleProcess):
+    """Plays the episodes of one engine."""
+
+    role = "environment"
+
+    def __init__(self, rank: int, config: PPOConfig, engine: Any, context: int, pad_token: int) -> None:
+        super().__init__(rank, Resources(cpus=0))
+        from rlhf.environments.factory import environment_factory
+        from rlhf.environments.turns import TurnTemplate
+        from rlhf.models.loading import load_tokenizer
+
+        assert config.environment is not None
+        self.settings, self.engine, self.context, self.pad_token = config.environment, engine, context, pad_token
+        self.tokenizer = load_tokenizer(config.policy.model)
+        self.template = TurnTemplate(self.tokenizer, self.settings.observation_role)
+        self.make = environment_factory(self.settings)
+
+    async def generate(self, asked: PromptBatch, sampling: Sampling, version: int) -> tuple[Rollout, Metrics]:
+        """One episode per row, from the weights of `version`."""
+        from rlhf.environments.converse import Conversation
+        from rlhf.environments.episode import Episode, rollout_of
+
+        async def complete(
+            contexts: Sequence[Sequence[int]], samplings: Sequence[Sampling], seeds: Sequence[int]
+        ) -> list[Completion]:
+            return await self.engine.complete.remote(contexts, samplings, seeds, version)
+
+        episodes = [
+            Episode(self.make(), prompt.token_ids, seed)
+            for prompt, seed in zip(asked.prompts, asked.seeds, strict=True)
+        ]
+        conversation = Conversation(self.settings, self.template, self.tokenizer, sampling, self.context)
+        await conversation.begin(episodes, asked.prompts)
+        await conversation.run(episodes, complete)
+        rollout = rollout_of(episodes, self.pad_token, version)
+        return rollout, {
+            "rollout/tokens": Sum(float(rollout.response_mask.sum())),
+            "rollout/turns": Mean(float(sum(episode.turns for episode in episodes)), float(len(episodes))),
+        }

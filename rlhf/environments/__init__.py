@@ -1,0 +1,1 @@
+"""Environments: what answers a response of the policy, turn by turn, and what it pays."""
