@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from collections import Counter
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ from torch import Tensor
 from actors.process import RoleProcess
 from rlhf import partition
 from rlhf.batch import Experience, PromptBatch, Rollout, concatenate, scatter_rows, select
-from rlhf.errors import NumericError
-from rlhf.metrics import Mean, Metrics
-from rlhf.ppo.config import PPOConfig, Resources
+from rlhf.errors import DataError, NumericError, RunError
+from rlhf.metrics import Max, Mean, Metrics
+from rlhf.ppo.algorithm import EveryGroup
+from rlhf.ppo.config import PPOConfig, reward_role
+from rlhf.rewards.config import SkipFailures
+from rlhf.rewards.total import Total
+from rlhf.roles import Resources
 
 _OUTPUT = {
     "reward": "scores", "policy": "logprobs", "reference": "ref_logprobs", "critic": "values",
@@ -58,61 +63,171 @@ class ExperienceProcess(RoleProcess):
         Raises NumericError where a role computed what is not finite, or sampler and policy disagree; its message
         counts steps from 1, as metrics and transcripts do.
         """
-        from rlhf.ppo.experience import Passes, describe, make_experience
-        from rlhf.ppo.transcripts import decode_responses, gold_scores
+        from rlhf.ppo.experience import Passes, describe, make_experience, penalised_scores
+        from rlhf.ppo.transcripts import Transcript, decode_responses
+        from rlhf.rewards.total import shown
 
         remaining = iter(parts)
         kinds: list[list[Any]] = [[next(remaining) for _ in range(count)] for count in astuple(counts)]
         rollout = concatenate(kinds[0], self.pad_token)
-        scores = self._join(rollout, kinds[1])
+        sources = [prompt.source for prompt in asked.prompts]
+        sheet = self._sheet(step, rollout, kinds[1])
+        reward = self._total(sheet, sources)
+        if isinstance(self.config.ppo.groups, EveryGroup):  # where groups are chosen, every rollout was looked at then
+            self._require_scored(step, sheet, reward)
         logprobs, ref_logprobs, values = (
             self._join(rollout, kind) if kind else torch.zeros(rollout.tokens.shape) for kind in kinds[2:5]
         )
         groups = torch.tensor(list(asked.groups))
-        greedy = torch.zeros_like(scores)
+        greedy = torch.zeros(len(rollout))
         if kinds[5]:
-            greedy = self._join(concatenate(kinds[5], self.pad_token), kinds[6])[groups]
+            once = [source for _, source in sorted(dict(zip(asked.groups, sources, strict=True)).items())]
+            likely = concatenate(kinds[5], self.pad_token)
+            baseline = self._total(self._sheet(step, likely, kinds[6]), once)
+            greedy = (penalised_scores(likely, baseline.scores, self.config) + likely.turn_rewards.sum(dim=1))[groups]
+            reward = replace(reward, failed=reward.failed | baseline.failed[groups])
         for role, numbers in (
-            ("reward", scores), ("policy", logprobs), ("reference", ref_logprobs), ("critic", values),
+            ("policy", logprobs), ("reference", ref_logprobs), ("critic", values),
             ("rollout", rollout.sampler_logprobs),
         ):
             self._require_finite(step, role, rollout, numbers)
-        passes = Passes(scores, logprobs, ref_logprobs, values, groups, greedy)
+        passes = Passes(reward.scores, reward.failed, logprobs, ref_logprobs, values, groups, greedy)
         experience = make_experience(rollout, passes, kl_coef, self.config)
-        metrics = describe(rollout, passes, experience, self.config)
-        self._require_agreement(step, metrics)
         responses = decode_responses(rollout, self.tokenizer)
-        gold = [score for score in gold_scores(asked.prompts, responses) if score is not None]
-        if gold:
-            metrics = {**metrics, "reward/gold": Mean(sum(gold), float(len(gold)))}
-        self._last = (asked.prompts, responses, rollout, scores, experience)
+        metrics = {
+            **describe(rollout, passes, experience, self.config), **self._of_parts(sheet, reward),
+            **self._gold(asked, responses), **self._of_agreement(step, rollout, logprobs),
+        }
+        visible = shown(sheet, reward)
+        scores = {name: visible[:, k] for k, name in enumerate(self._parts())}
+        self._last = Transcript(asked.prompts, responses, rollout, passes, scores, experience)
         return experience, metrics
 
     def keep_informative(
         self, asked: PromptBatch, limit: int, before: int, shards: int, *parts: Any
     ) -> tuple[Rollout, Tensor, list[int]]:
-        """Rows of the first `limit` groups whose scores differ: their rollout, scores [b], and numbers in `asked`.
+        """Rows of the first `limit` groups whose scores differ: their rollout, scores [b, K], and numbers in `asked`.
 
         `parts`: rollout and scores kept before (then `before` is 2), shards, scores of the reward's ranks.
         """
-        from rlhf.objectives.group import informative_groups
+        from rlhf.objectives.group import informative_groups, without
 
         sampled = concatenate(parts[before : before + shards], self.pad_token)
-        scores = self._join(sampled, list(parts[before + shards :]))
-        self._require_finite(sampled.policy_version, "reward", sampled, scores)
+        step = sampled.policy_version
+        sheet = self._sheet(step, sampled, list(parts[before + shards :]))
+        new = [prompt.source for prompt in asked.prompts[len(asked) - len(sampled) :]]
+        self._require_scored(step, sheet, self._total(sheet, new))
         if before:
             sampled = concatenate([parts[0], sampled], self.pad_token)
-            scores = torch.cat([parts[1], scores])
+            sheet = torch.cat([parts[1], sheet])
         groups = torch.tensor(list(asked.groups))
-        chosen = groups[informative_groups(scores, groups)].unique()[:limit]
+        reward = self._total(sheet, [prompt.source for prompt in asked.prompts])
+        whole = reward.scores + sampled.turn_rewards.sum(dim=1)
+        informative = informative_groups(whole, without(reward.failed, groups))
+        chosen = groups[informative].unique()[:limit]
         rows = torch.isin(groups, chosen).nonzero().flatten().tolist()
-        return select(sampled, rows), scores[rows], rows
+        return select(sampled, rows), sheet[rows], rows
+
+    def write_rollout(
+        self, path: Path, asked: PromptBatch, prompts_used: int, metrics: Metrics, counts: tuple[int, int, int, int],
+        *parts: Any,
+    ) -> Metrics:
+        """Write a scored rollout. `parts`: as many shards, scores, greedy shards and greedy scores as `counts` says."""
+        from rlhf.ppo.rollout_file import SavedRollout, ScoredRows, write_rollout
+        from rlhf.ppo.transcripts import decode_responses
+
+        remaining = iter(parts)
+        shards, scores, greedy_shards, greedy_scores = [[next(remaining) for _ in range(count)] for count in counts]
+
+        def rows(shards: list[Rollout], scores: list[Tensor]) -> ScoredRows:
+            rollout = concatenate(shards, self.pad_token)
+            return ScoredRows(rollout, self._sheet(rollout.policy_version, rollout, scores))
+
+        sampled = rows(shards, scores)
+        greedy = rows(greedy_shards, greedy_scores) if greedy_shards else None
+        responses = decode_responses(sampled.rollout, self.tokenizer)
+        write_rollout(path, SavedRollout(asked, sampled, self._parts(), prompts_used, metrics, greedy), responses)
+        return {**self._of_rollout(asked, sampled.rollout, sampled.scores), **self._gold(asked, responses)}
+
+    def read_rollout(self, path: Path) -> tuple[Any, Rollout, Tensor, Any, Any]:
+        """What `write_rollout` wrote: (asked, prompts used, metrics, has greedy rows), and its tensors."""
+        from rlhf.ppo.rollout_file import read_rollout
+
+        saved = read_rollout(path, self.pad_token, self._parts())
+        if self.config.ppo.advantage.greedy and saved.greedy is None:
+            raise DataError(
+                f"{path}: has no greedy responses, and ppo.advantage.kind {self.config.ppo.advantage.kind} compares "
+                f"with them; use rollouts of a run of that kind"
+            )
+        sizes, wanted = Counter(saved.asked.groups), self.config.rollout.responses_per_prompt
+        if set(sizes.values()) != {wanted}:
+            raise DataError(
+                f"{path}: has {min(sizes.values())} to {max(sizes.values())} responses per prompt; set "
+                f"rollout.responses_per_prompt to what its run had (here: {wanted})"
+            )
+        said = (saved.asked, saved.prompts_used, saved.metrics, saved.greedy is not None)
+        greedy = (saved.greedy.rollout, saved.greedy.scores) if saved.greedy is not None else (None, None)
+        return (said, saved.sampled.rollout, saved.sampled.scores, *greedy)
+
+    def _of_rollout(self, asked: PromptBatch, rollout: Rollout, sheet: Tensor) -> Metrics:
+        """What is known of a rollout before any learner has seen it."""
+        from rlhf.ppo.experience import describe_rollout
+
+        reward = self._total(sheet, [prompt.source for prompt in asked.prompts])
+        self._require_scored(rollout.policy_version, sheet, reward)
+        return {**describe_rollout(rollout, reward.scores, reward.failed, self.config), **self._of_parts(sheet, reward)}
+
+    def _gold(self, asked: PromptBatch, responses: list[str]) -> Metrics:
+        from rlhf.ppo.transcripts import gold_scores
+
+        gold = [score for score in gold_scores(asked.prompts, responses) if score is not None]
+        return {"reward/gold": Mean(sum(gold), float(len(gold)))} if gold else {}
 
     def save_transcripts(self, step: int) -> None:
         """Write rows of the experience that was built last."""
         from rlhf.ppo.transcripts import write_transcripts
 
-        write_transcripts(self.work / "transcripts", step, self.config.transcripts_rows, *self._last)
+        write_transcripts(self.work / "transcripts", step, self.config.transcripts_rows, self._last)
+
+    def _of_parts(self, sheet: Tensor, found: Total) -> Metrics:
+        """A reward of one model says nothing more than its score."""
+        from rlhf.rewards.total import describe_parts
+
+        return describe_parts(sheet, found, self._parts()) if self.config.reward.parts else {}
+
+    def _parts(self) -> list[str]:
+        return list(self.config.reward.contributions())
+
+    def _sheet(self, step: int, rollout: Rollout, tensors: list[Tensor]) -> Tensor:
+        """Scores of every part, [B, K] float32, from what the ranks of each part in turn answered.
+
+        Raises NumericError where a reward model answered what is not finite.
+        """
+        if len(tensors) == 1 and tensors[0].dim() == 2:
+            return tensors[0]
+        remaining, columns = iter(tensors), []
+        learned = self.config.reward.learned()
+        for name in self._parts():
+            ranks = learned[name].resources.ranks if name in learned else 1
+            columns.append(self._join(rollout, [next(remaining) for _ in range(ranks)]))
+            if name in learned:
+                self._require_finite(step, reward_role(name), rollout, columns[-1])
+        return torch.stack(columns, dim=1) if columns else torch.zeros(len(rollout), 0)
+
+    def _total(self, sheet: Tensor, sources: list[str]) -> Total:
+        from rlhf.rewards.total import total
+
+        return total(sheet, sources, list(self.config.reward.contributions().values()))
+
+    def _require_scored(self, step: int, sheet: Tensor, found: Total) -> None:
+        """Raises RunError when more samples of a rollout have no score than the config allows."""
+        failures, failed = self.config.reward.failures, int(found.failed.sum())
+        if isinstance(failures, SkipFailures) and failed > failures.max_fraction * len(sheet):
+            parts = [name for k, name in enumerate(self._parts()) if bool(sheet[:, k].isnan().any())]
+            raise RunError(
+                f"step {step + 1}: {failed} of {len(sheet)} samples have no score of {', '.join(parts)}, more than "
+                f"reward.failures.max_fraction = {failures.max_fraction:g}; the logs of the reward's actors say why"
+            )
 
     def _join(self, rollout: Rollout, parts: list[Tensor]) -> Tensor:
         rows = partition.balance(rollout.lengths(), len(parts))
@@ -125,10 +240,11 @@ class ExperienceProcess(RoleProcess):
             bad = (bad & rollout.response_mask).any(dim=1)
         if not bool(bad.any()):
             return
+        kind = role.partition(".")[0]
         path = self._save(step, role, rollout, numbers)
         raise NumericError(
-            f"step {step + 1}, role {role}: {int(bad.sum())} of {len(bad)} rows of its {_OUTPUT[role]} are not finite; "
-            f"the batch was saved as {path}; {_LOOK[role]}"
+            f"step {step + 1}, role {role}: {int(bad.sum())} of {len(bad)} rows of its {_OUTPUT[kind]} are not finite; "
+            f"the batch was saved as {path}; {_LOOK[kind]}"
         )
 
     def _save(self, step: int, role: str, rollout: Rollout, numbers: Tensor) -> Path:
@@ -137,15 +253,22 @@ class ExperienceProcess(RoleProcess):
         path = self.work / "failures" / f"step_{step + 1:06d}_{role}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: value for name, value in vars(rollout).items() if isinstance(value, Tensor)}
-        save_file({**tensors, _OUTPUT[role]: numbers.contiguous()}, str(path))
+        save_file({**tensors, _OUTPUT[role.partition(".")[0]]: numbers.contiguous()}, str(path))
         return path
 
-    def _require_agreement(self, step: int, metrics: Metrics) -> None:
+    def _of_agreement(self, step: int, rollout: Rollout, logprobs: Tensor) -> Metrics:
+        """How far sampler and learner are apart. Where they hold the same weights, too far is a NumericError."""
+        from rlhf.ppo.experience import describe_gap
+
+        if rollout.policy_version != step:
+            return {"rollout/staleness": Max(float(step - rollout.policy_version))}
+        metrics = describe_gap(rollout, logprobs)
         gap, bound = metrics["sync/logprob_gap_max"].value, self.config.rollout.weight_sync.max_gap
         full = self.config.rollout.top_p == 1.0 and self.config.rollout.top_k == -1
-        if full and not gap <= bound:
+        if full and not gap <= bound and self.config.loop.samples:  # a replay may train another policy, on purpose
             raise NumericError(
                 f"step {step + 1}: sampler and learner disagree by {gap:.3g} nats on a token, more than "
                 f"rollout.weight_sync.max_gap = {bound:g}; the weights of the engines are not the policy's, or the "
                 f"precisions differ (bfloat16 needs a bound near 1)"
             )
+        return metrics

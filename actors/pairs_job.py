@@ -18,7 +18,7 @@ from rlhf.models.loading import check_tokenizer, load_config, load_tokenizer, re
 from rlhf.ppo.prompts import read_prompts, sampling_seeds
 from rlhf.ppo.transcripts import decode_responses
 from rlhf.sampling.options import context_sizes
-from rlhf.tasks import gold_score
+from rlhf.tasks import gold_score, is_checkable
 
 
 def run(config: PairsConfig, context: RunContext) -> Artifact:
@@ -40,7 +40,7 @@ def run(config: PairsConfig, context: RunContext) -> Artifact:
 
 
 def _require_tasks(prompts: list[Prompt], source: str) -> None:
-    missing = sum(prompt.task is None for prompt in prompts)
+    missing = sum(not is_checkable(prompt.task) for prompt in prompts)
     if missing:
         raise DataError(
             f"{source}: {missing} of {len(prompts)} prompts carry no 'task', which the checker needs to label "

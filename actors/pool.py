@@ -36,10 +36,10 @@ class RemoteTensors:
 
     def __init__(self, parts: list[ObjectRef], receipts: list[ObjectRef]) -> None:
         self.parts = parts
-        self._receipts = Pending(receipts, lambda _: None)
+        self.receipts = receipts
 
     def get(self) -> None:
-        return self._receipts.get()
+        return Pending(self.receipts, lambda _: None).get()
 
 
 class Pool:

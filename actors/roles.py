@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import ray
 from ray import ObjectRef
@@ -76,6 +77,31 @@ class RemoteSampler:
         return RemoteSampler(self.pool, replace(self.sampling, temperature=0.0), self.residency)
 
 
+class ConversationSampler:
+    """Environments beside engines; each pair plays the episodes of a contiguous share of the prompts."""
+
+    def __init__(self, pool: Pool, sampling: Sampling, residency: Residency = nullcontext) -> None:
+        self.pool = pool
+        self.sampling = sampling
+        self.residency = residency
+
+    def resident(self) -> AbstractContextManager[None]:
+        """As of the engines."""
+        return self.residency()
+
+    def generate(self, batch: PromptBatch, version: int) -> RemoteRollout:
+        pairs = [
+            actor.generate.options(num_returns=2).remote(batch.rows(range(start, end)), self.sampling, version)
+            for actor, (start, end) in zip(self.pool.actors, shares(len(batch), len(self.pool.actors)), strict=True)
+            if start < end
+        ]
+        return RemoteRollout(batch, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+
+    def greedy(self) -> ConversationSampler:
+        """The same, taking the most likely token each time."""
+        return ConversationSampler(self.pool, replace(self.sampling, temperature=0.0), self.residency)
+
+
 def shares(count: int, parts: int) -> list[tuple[int, int]]:
     """`count` items as `parts` contiguous [start, end) ranges that differ by one at most."""
     edges = [count * k // parts for k in range(parts + 1)]
@@ -83,13 +109,43 @@ def shares(count: int, parts: int) -> list[tuple[int, int]]:
 
 
 class RemoteReward:
-    """The reward model's ranks."""
+    """All parts of the reward, in the config's order; a rollout's scores are one tensor per rank of each part."""
 
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
+    def __init__(self, parts: Sequence[RewardPool]) -> None:
+        self.parts = parts
+
+    def score(self, rollout: RemoteRollout) -> RemoteTensors:
+        scored = [part.score(rollout) for part in self.parts]
+        return RemoteTensors(
+            [tensor for tensors in scored for tensor in tensors.parts],
+            [receipt for tensors in scored for receipt in tensors.receipts],
+        )
+
+
+class RewardPool(Protocol):
+    """The processes of one part of the reward."""
+
+    def score(self, rollout: RemoteRollout) -> RemoteTensors: ...
+
+
+@dataclass(frozen=True)
+class TokenReward:
+    """A reward model's ranks: they read tokens."""
+
+    pool: Pool
 
     def score(self, rollout: RemoteRollout) -> RemoteTensors:
         return self.pool.call_tensors("score", *rollout.shards)
+
+
+@dataclass(frozen=True)
+class TextReward:
+    """A process that reads text, and what the data says of the prompts."""
+
+    pool: Pool
+
+    def score(self, rollout: RemoteRollout) -> RemoteTensors:
+        return self.pool.call_tensors("score", rollout.asked, *rollout.shards)
 
 
 class RemoteReference:

@@ -14,7 +14,7 @@ from rlhf.errors import StalePolicyError
 from rlhf.metrics import Metrics, Sum
 from rlhf.models.weights import read_weights
 from rlhf.ppo.config import Resources
-from rlhf.sampling.vllm_engine import EngineOptions, Sampling, VllmEngine, prepare_environment
+from rlhf.sampling.vllm_engine import Completion, EngineOptions, Sampling, VllmEngine, prepare_environment
 from rlhf.sampling.weight_transfer import TransferGroup
 
 
@@ -33,20 +33,34 @@ class RolloutProcess(RoleProcess):
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int], version: int
     ) -> tuple[Rollout, Metrics]:
         """Sample this engine's share. Raises StalePolicyError when its weights are not those of `version`."""
-        if self.engine.version != version:
-            raise StalePolicyError(
-                f"rollout[{self.rank}] holds the weights of policy version {self.engine.version}, and version "
-                f"{version} was asked for; publish the weights before sampling"
-            )
-        completions = self.engine.generate(prompts, sampling, seeds)
+        self._require(version)
+        completions = self.engine.generate(prompts, [sampling] * len(prompts), seeds)
         rollout = from_completions(
             prompts, [c.token_ids for c in completions], [c.logprobs for c in completions],
             [c.finished for c in completions], self.pad_token, version,
         )
         return rollout, {"rollout/tokens": Sum(float(rollout.response_mask.sum()))}
 
+    def complete(
+        self, contexts: Sequence[Sequence[int]], samplings: Sequence[Sampling], seeds: Sequence[int], version: int
+    ) -> list[Completion]:
+        """One response per context. Raises StalePolicyError as `generate` does."""
+        self._require(version)
+        return self.engine.generate(contexts, samplings, seeds)
+
+    def _require(self, version: int) -> None:
+        if self.engine.version != version:
+            raise StalePolicyError(
+                f"rollout[{self.rank}] holds the weights of policy version {self.engine.version}, and version "
+                f"{version} was asked for; publish the weights before sampling"
+            )
+
     def load_weights(self, weights: list[tuple[str, Tensor]], version: int) -> None:
         self.engine.load_weights(weights, version)
+
+    def keep_weights(self, version: int) -> None:
+        """The weights that the engine was built with are those of `version`."""
+        self.engine.weights_changed(version)
 
     def load_directory(self, directory: Path, version: int) -> None:
         """Take the weights of a transformers directory of the same architecture."""

@@ -28,6 +28,8 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     """
     address = config.address or os.environ.get("RAY_ADDRESS")
     _prepare_environment(starts=address is None)
+    if config.debug:
+        os.environ.setdefault("RAY_DEBUG", "legacy")  # a breakpoint waits at a port, for any terminal
     if address is not None:
         require_head(address)
     import ray
@@ -50,7 +52,7 @@ def _initialise(config: ClusterConfig, address: str | None) -> None:
     import ray
 
     # Engines' banners stay in the logs of Ray's session, where the dashboard finds them; errors are raised here.
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": config.debug}
     try:
         if address is not None:
             ray.init(address=address, **quiet)

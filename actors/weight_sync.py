@@ -7,7 +7,7 @@ from collections.abc import Callable
 from actors.ipc_sync import CudaIpcSync
 from actors.nccl_sync import NcclSync
 from actors.pool import Pending, Pool
-from rlhf.interfaces import WeightSync
+from rlhf.interfaces import Nothing, WeightSync
 
 
 class ObjectStoreSync:
@@ -24,6 +24,24 @@ class ObjectStoreSync:
         """Every engine holds the policy's weights, under `version`, when the handle is ready."""
         weights, *helping = self.policy.call("weights")
         return Pending([*helping, *self.rollout.call("load_weights", weights, version)], lambda _: None)
+
+
+class AsLoaded:
+    """Engines that sample for nobody who learns: the weights that they were built with are the policy's."""
+
+    def __init__(self, rollout: Pool) -> None:
+        self.rollout = rollout
+
+    def publish(self, version: int) -> Pending[None]:
+        """Every engine counts its weights as those of `version` when the handle is ready."""
+        return self.rollout.call_all("keep_weights", version)
+
+
+class NoEngines:
+    """Nobody samples, so nobody wants weights."""
+
+    def publish(self, version: int) -> Nothing:
+        return Nothing()
 
 
 SYNCS: dict[str, Callable[[Pool, Pool], WeightSync]] = {

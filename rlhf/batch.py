@@ -17,13 +17,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation to answer: token ids with the generation prompt, and what the data says of it."""
+    """A conversation to answer: token ids with the generation prompt, its turns, and what the data says of it."""
 
     id: str
     token_ids: tuple[int, ...]
     text: str = ""
     lang: str = ""
     task: Mapping[str, Any] | None = field(default=None, hash=False)
+    source: str = ""
+    messages: tuple[Mapping[str, str], ...] = field(default=(), hash=False)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Rollout:
 
     tokens [B, T] int64; attention_mask [B, T] bool; response_mask [B, T] bool, the sampled tokens and the
     only ones trained on; sampler_logprobs [B, T] float32, under the engine that sampled; finished [B] bool,
-    False where the length limit cut the response; policy_version, of the weights that sampled.
+    False where the length limit cut the response; policy_version, of the weights that sampled; turn_rewards [B, T]
+    float32, what an environment paid on emitting each token, 0 everywhere without one.
     """
 
     tokens: Tensor
@@ -74,9 +77,13 @@ class Rollout:
     sampler_logprobs: Tensor
     finished: Tensor
     policy_version: int
+    turn_rewards: Tensor = None  # type: ignore[assignment]  # zeros once constructed
 
     def __post_init__(self) -> None:
         shape = self.tokens.shape
+        if self.turn_rewards is None:
+            object.__setattr__(self, "turn_rewards", torch.zeros(shape))
+        _expect(self, "turn_rewards", shape, torch.float32)
         _expect(self, "tokens", shape, torch.int64)
         _expect(self, "attention_mask", shape, torch.bool)
         _expect(self, "response_mask", shape, torch.bool)

@@ -30,6 +30,13 @@ def gather(*handles: Handle[T]) -> list[T]:
     return [handle.get() for handle in handles]
 
 
+class Nothing:
+    """Work that is done already, and had nothing to say."""
+
+    def get(self) -> Metrics:
+        return {}
+
+
 class Tensors(Handle[None], Protocol):
     """Per-token tensors of a rollout that stay where they were made; `get` only waits."""
 
@@ -80,7 +87,24 @@ class GroupFilter(Protocol):
 class Collector(Protocol):
     """Samples what a step trains on, and lets it be scored."""
 
-    def collect(self, step: int, prompts_used: int) -> Collected: ...
+    def collect(self, step: int, version: int, prompts_used: int) -> Collected:
+        """What step `step` trains on; `version` is that of the newest published weights."""
+
+    def save(self, directory: Path) -> Handle[None]:
+        """Write what was sampled and not yet trained on below `directory`, where there is any."""
+
+    def load(self, directory: Path) -> None:
+        """Take what `save` wrote."""
+
+
+class RolloutStore(Protocol):
+    """Keeps scored rollouts as files."""
+
+    def write(self, path: Path, collected: Collected) -> Handle[Metrics]:
+        """Write a rollout, token by token, with its scores; the metrics say what is in it."""
+
+    def read(self, path: Path) -> Collected:
+        """The rollout that `write` wrote. Raises DataError when the file is none."""
 
 
 class Sampler(Protocol):

@@ -43,6 +43,9 @@ class ClusterConfig(Config):
 
     address: str | None = Field(None, description="of a running cluster; null: RAY_ADDRESS, else start one here")
     cpus: int | None = Field(None, ge=1, description="CPU cores of a cluster started here; default: this machine's")
+    debug: bool = Field(
+        False, description="a cluster started here shows every process's output, and breakpoint() in any waits for you"
+    )
     dashboard: bool = Field(False, description="a cluster started here also serves the dashboard, on loopback")
     object_store_gib: float = Field(1.0, gt=0, description="object store of a cluster started here, GiB")
 

@@ -76,8 +76,57 @@ def text_is_trained_as_it_reads(config: PPOConfig) -> None:
         )
 
 
+def adapters_or_some_layers(config: PPOConfig) -> None:
+    policy = config.policy
+    if policy.lora is not None and policy.frozen_layers:
+        raise ValueError(
+            f"policy.frozen_layers ({policy.frozen_layers}): policy.lora freezes every layer already; set 0, or null"
+        )
+
+
+def greedy_scores_are_in_the_units_of_the_others(config: PPOConfig) -> None:
+    for name, part in config.reward.contributions().items():
+        if config.ppo.advantage.greedy and part.normalise.kind == "batch":
+            raise ValueError(
+                f"reward: part {name}: normalise.kind batch would put greedy responses into other units than sampled "
+                f"ones, which ppo.advantage.kind {config.ppo.advantage.kind} compares; use none or fixed"
+            )
+
+
+def stale_rollouts_are_corrected(config: PPOConfig) -> None:
+    if config.loop.kind != "asynchronous":
+        return
+    if config.ppo.correction.kind == "none":
+        raise ValueError(
+            "loop.kind asynchronous: trains on rollouts of older weights and needs ppo.correction.kind token_tis, "
+            "sequence_tis or icepop"
+        )
+    if config.rollout.sleep:
+        raise ValueError(
+            "loop.kind asynchronous: samples while the learners train, so engines need devices of their own; "
+            "set rollout.sleep: false"
+        )
+
+
+def a_response_is_worth_something(config: PPOConfig) -> None:
+    if not config.reward.contributions() and config.environment is None:
+        raise ValueError("reward: needs a model, or parts, or an environment that pays: a score comes from somewhere")
+
+
+def engines_that_sleep_sample_once_a_step(config: PPOConfig) -> None:
+    """They give up their weights after a rollout, and get new ones with the next step."""
+    for several, what in (
+        (config.ppo.groups.kind == "informative", "ppo.groups.kind informative"),
+        (config.ppo.advantage.greedy, f"ppo.advantage.kind {config.ppo.advantage.kind}"),
+    ):
+        if config.rollout.sleep and several:
+            raise ValueError(f"rollout.sleep: {what} samples more than once a step; give engines devices of their own")
+
+
 RULES = (
     batch_holds_minibatches, critic_where_one_is_used, groups_are_large_enough, informative_groups_have_members,
     correction_needs_the_full_distribution, buffer_lies_before_the_limit, warmup_leaves_steps_for_the_policy,
-    text_is_trained_as_it_reads,
+    text_is_trained_as_it_reads, adapters_or_some_layers,
+    greedy_scores_are_in_the_units_of_the_others, stale_rollouts_are_corrected,
+    a_response_is_worth_something, engines_that_sleep_sample_once_a_step,
 )

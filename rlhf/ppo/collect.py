@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rlhf.batch import PromptBatch
 from rlhf.errors import DataError
-from rlhf.interfaces import Collected, GroupFilter, RewardScorer, Sampler, ScoredRollout
+from rlhf.interfaces import Collected, GroupFilter, Nothing, RewardScorer, Sampler, ScoredRollout
 from rlhf.metrics import Max, merge
 from rlhf.ppo.prompts import PromptStream
 
 
+class NothingAhead:
+    """What collectors have in common that sample for the step at hand: nothing of theirs outlives it."""
+
+    def save(self, directory: Path) -> Nothing:
+        return Nothing()
+
+    def load(self, directory: Path) -> None: ...
+
+
 @dataclass(frozen=True)
-class SampleAndScore:
+class SampleAndScore(NothingAhead):
     """The next prompts, each asked once per response of its group."""
 
     sampler: Sampler
     reward: RewardScorer
     prompts: PromptStream
 
-    def collect(self, step: int, prompts_used: int) -> Collected:
+    def collect(self, step: int, version: int, prompts_used: int) -> Collected:
         batch = self.prompts.batch(step, prompts_used)
         with self.sampler.resident():
-            rollout = self.sampler.generate(batch, step)
+            rollout = self.sampler.generate(batch, version)
             metrics = rollout.get()
         return Collected(rollout, self.reward.score(rollout), prompts_used + self.prompts.per_step, metrics)
 
 
 @dataclass(frozen=True)
-class WithGreedyBaseline:
+class WithGreedyBaseline(NothingAhead):
     """Beside the samples, the most likely response to each prompt, and its score (ReMax, arXiv:2310.10505)."""
 
     sampled: SampleAndScore
     greedy: Sampler
 
-    def collect(self, step: int, prompts_used: int) -> Collected:
-        collected = self.sampled.collect(step, prompts_used)
+    def collect(self, step: int, version: int, prompts_used: int) -> Collected:
+        collected = self.sampled.collect(step, version, prompts_used)
         batch = once_per_group(self.sampled.prompts.batch(step, prompts_used))
         with self.greedy.resident():
-            rollout = self.greedy.generate(batch, step)
+            rollout = self.greedy.generate(batch, version)
             rollout.get()
         scores = self.sampled.reward.score(rollout)
         scores.get()
@@ -46,7 +56,7 @@ class WithGreedyBaseline:
 
 
 @dataclass(frozen=True)
-class UntilInformative:
+class UntilInformative(NothingAhead):
     """Samples until there are enough prompts whose responses differ in score (DAPO, arXiv:2503.14476, section 3.2).
 
     Raises DataError when `max_rollouts` did not bring them.
@@ -58,12 +68,12 @@ class UntilInformative:
     groups: GroupFilter
     max_rollouts: int
 
-    def collect(self, step: int, prompts_used: int) -> Collected:
+    def collect(self, step: int, version: int, prompts_used: int) -> Collected:
         wanted, kept, said = self.prompts.per_step, None, []
         for drawn in range(self.max_rollouts):
             batch = self.prompts.batch(step, prompts_used + drawn * wanted, drawn)
             with self.sampler.resident():
-                rollout = self.sampler.generate(batch, step)
+                rollout = self.sampler.generate(batch, version)
                 said.append(rollout.get())
             kept = self.groups.keep(kept, ScoredRollout(rollout, self.reward.score(rollout)), wanted)
             if kept.groups == wanted:

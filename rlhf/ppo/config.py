@@ -8,29 +8,16 @@ from pydantic import Field, model_validator
 
 from rlhf.config import Config
 from rlhf.device import Precision
+from rlhf.environments.config import AnyEnvironment
 from rlhf.objectives.names import KlEstimator
 from rlhf.ppo.algorithm import AlgorithmConfig
 from rlhf.ppo.algorithm_rules import RULES as ALGORITHM_RULES
+from rlhf.ppo.device_rules import ANY_ROLES
 from rlhf.ppo.device_rules import RULES as DEVICE_RULES
+from rlhf.ppo.loop_config import Loop, Synchronous
+from rlhf.rewards.config import MODEL, RewardModelConfig
+from rlhf.roles import Resources, ScorerConfig
 from rlhf.stage import Input, ModelInput, StageConfig
-
-Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
-RoleName = Literal["policy", "critic", "reference", "reward", "rollout"]
-
-
-class Resources(Config):
-    """Processes of a role and what each reserves of its node."""
-
-    ranks: int = Field(1, ge=1, description="processes of the role")
-    cpus: float = Field(1.0, ge=0, description="CPU cores that each process reserves")
-    gpus: float = Field(0.0, ge=0, description="GPUs that each process reserves; a fraction shares one")
-    threads: int | None = Field(None, ge=1, description="torch threads of each; default: its whole cpus, at least 1")
-    strategy: Strategy = Field("PACK", description="how the ranks spread over nodes (Ray placement group)")
-    share: RoleName | None = Field(None, description="run rank k on the devices of this other role's rank k")
-
-    @property
-    def torch_threads(self) -> int:
-        return self.threads or max(1, int(self.cpus))
 
 
 class OptimizerConfig(Config):
@@ -80,9 +67,20 @@ class LearnerConfig(Config):
     resources: Resources = Resources()
 
 
+class LoraConfig(Config):
+    """Low-rank adapters (LoRA, arXiv:2106.09685): W + (alpha / rank) B A, of which only A and B are trained."""
+
+    rank: int = Field(16, gt=0, description="rows of A and columns of B")
+    alpha: float = Field(32.0, gt=0, description="scale of the adapters, divided by the rank")
+    layers: list[str] | None = Field(
+        None, min_length=1, description="names of the linear layers, q_proj for example; default: all but the output"
+    )
+
+
 class PolicyConfig(LearnerConfig):
     """The model that PPO trains."""
 
+    lora: LoraConfig | None = Field(None, description="train adapters instead of the weights; null: the weights")
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="also keep and publish an average of the weights (directory ema); 0.992 is usual"
     )
@@ -92,15 +90,6 @@ class CriticConfig(LearnerConfig):
     """The value function that PPO trains."""
 
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=9e-6)
-
-
-class ScorerConfig(Config):
-    """A frozen model that scores rollouts: the reference or the reward model."""
-
-    model: ModelInput = Field(description="directory or hub name")
-    precision: Precision = "float32"
-    micro_batch_tokens: int = Field(16384, gt=0, description="padded tokens of one forward pass")
-    resources: Resources = Resources()
 
 
 class WeightSyncConfig(Config):
@@ -142,6 +131,7 @@ class RolloutConfig(SamplerConfig):
     prompts_per_step: int = Field(128, gt=0, description="prompts of one PPO step")
     responses_per_prompt: int = Field(1, gt=0, description="the group of an estimator that compares responses")
     max_prompt_tokens: int | None = Field(None, gt=0, description="longest prompt; default: what the context leaves")
+    save: bool = Field(False, description="keep every rollout as parquet in the directory rollouts of the result")
     sleep: bool = Field(False, description="give the GPU back between rollouts (engine shares it with learners)")
     weight_sync: WeightSyncConfig = WeightSyncConfig()
 
@@ -214,8 +204,8 @@ class SoftOverlongPenalty(Config):
     scale: float = Field(1.0, gt=0, description="in units of the reward")
 
 
-class RewardConfig(ScorerConfig):
-    """The reward model, and what happens to its scores."""
+class RewardConfig(RewardModelConfig):
+    """What a response is worth: the reward model, further parts, and what happens to their sum."""
 
     clip: float = Field(10.0, gt=0, description="scores are clipped to ± this")
     length_penalty: Annotated[
@@ -244,7 +234,9 @@ class PPOConfig(StageConfig):
     reward: RewardConfig
     rollout: RolloutConfig = RolloutConfig()
     ppo: AlgorithmConfig = AlgorithmConfig()
+    loop: Annotated[Loop, Field(discriminator="kind")] = Synchronous()
     kl: KLConfig = KLConfig()
+    environment: AnyEnvironment | None = Field(None, description="what answers the policy; null: a single response")
     ptx: PtxConfig | None = Field(None, description="null: none")
     checkpoint_every: int = Field(20, gt=0, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, gt=0, description="newest checkpoints that stay")
@@ -253,17 +245,22 @@ class PPOConfig(StageConfig):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> PPOConfig:
-        for rule in (*ALGORITHM_RULES, *DEVICE_RULES):
+        whole = self.loop.samples and self.loop.trains
+        for rule in (*ALGORITHM_RULES, *(DEVICE_RULES if whole else ANY_ROLES)):
             rule(self)
         return self
 
     def roles(self) -> dict[str, Resources]:
-        """Resources of every role that the run has, by name."""
-        found = {
-            "policy": self.policy, "critic": self.critic, "reference": self.reference, "reward": self.reward,
-            "rollout": self.rollout,
-        }
-        return {name: role.resources for name, role in found.items() if role is not None}
+        """Resources of every role that the run has, by name; a second reward model is the role `reward.NAME`."""
+        trained = {"policy": self.policy, "critic": self.critic, "reference": self.reference}
+        found = {name: role.resources for name, role in trained.items() if role is not None and self.loop.trains}
+        if self.loop.samples:
+            found["rollout"] = self.rollout.resources
+            found.update({reward_role(name): model.resources for name, model in self.reward.learned().items()})
+        return {name: _alone(resources, self._all_roles() - found.keys()) for name, resources in found.items()}
+
+    def _all_roles(self) -> set[str]:
+        return {"policy", "reference", "rollout", "reward"} | ({"critic"} if self.critic is not None else set())
 
     def place_of(self, role: str) -> str:
         """The role whose devices a role runs on: its own, or those that it shares."""
@@ -274,7 +271,23 @@ class PPOConfig(StageConfig):
         """Rows of a rollout."""
         return self.rollout.prompts_per_step * self.rollout.responses_per_prompt
 
+    @property
+    def longest_response(self) -> int:
+        """Sampled tokens of a row at most."""
+        turns = self.environment.max_turns if self.environment is not None else 1
+        return self.rollout.max_new_tokens * turns
+
     def optimizer_steps(self, role: Literal["policy", "critic"]) -> int:
         """Optimizer steps of the whole run, of a learner."""
         idle = self.ppo.critic_warmup_steps if role == "policy" else 0
         return (self.steps - idle) * self.ppo.epochs * self.ppo.minibatches
+
+
+def _alone(resources: Resources, not_started: set[str]) -> Resources:
+    """A role whose devices belong to one that this run does not start has them for itself."""
+    return resources.model_copy(update={"share": None}) if resources.share in not_started else resources
+
+
+def reward_role(part: str) -> str:
+    """The role of a part of the reward."""
+    return "reward" if part == MODEL else f"reward.{part}"

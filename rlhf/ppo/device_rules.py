@@ -102,4 +102,5 @@ def _gpus_of_place(config: PPOConfig, role: str) -> float:
     return round(sum(r.gpus for name, r in config.roles().items() if config.place_of(name) == place), 4)
 
 
+ANY_ROLES = (sharing_is_possible,)  # of a run that samples or trains alone, too
 RULES = (sharing_is_possible, engines_have_their_gpus, offload_has_a_turn, sync_fits_placement, gap_fits_precision)

@@ -11,7 +11,7 @@ from rlhf.batch import Experience, Rollout
 from rlhf.metrics import Max, Mean, Metrics
 from rlhf.objectives.advantages import explained_variance
 from rlhf.objectives.correction import Correction, icepop, mismatch, sequence_tis, token_tis
-from rlhf.objectives.group import informative_groups
+from rlhf.objectives.group import informative_groups, without
 from rlhf.objectives.kl import kl_estimate
 from rlhf.objectives.length import linear_length_penalty, overlong_filter, soft_overlong_penalty
 from rlhf.objectives.masks import inside, masked_sum
@@ -33,7 +33,7 @@ def shortened(scores: Tensor, lengths: Tensor, config: PPOConfig) -> Tensor:
     if isinstance(penalty, LinearLengthPenalty):
         return scores + linear_length_penalty(lengths, penalty.per_token, penalty.free)
     if isinstance(penalty, SoftOverlongPenalty):
-        return scores + penalty.scale * soft_overlong_penalty(lengths, config.rollout.max_new_tokens, penalty.buffer)
+        return scores + penalty.scale * soft_overlong_penalty(lengths, config.longest_response, penalty.buffer)
     return scores
 
 
@@ -47,12 +47,19 @@ def penalised(scores: Tensor, finished: Tensor, config: RewardConfig) -> Tensor:
     return scores
 
 
+def penalised_scores(rollout: Rollout, scores: Tensor, config: PPOConfig) -> Tensor:
+    """Scores [B] after both penalties."""
+    return penalised(shortened(scores, rollout.response_mask.sum(dim=1), config), rollout.finished, config.reward)
+
+
 @dataclass(frozen=True)
 class Passes:
     """What the roles computed for a rollout, float32: logprobs, ref_logprobs and values [B, T] (values are 0 without
-    a critic), scores and greedy_scores [B] (0 where nobody asked for greedy ones), and groups [B] int64."""
+    a critic), scores and greedy_scores [B] (0 where nobody asked for greedy ones), groups [B] int64, and failed [B]
+    bool: rows without a score, which leave the loss and the comparison within their group."""
 
     scores: Tensor
+    failed: Tensor
     logprobs: Tensor
     ref_logprobs: Tensor
     values: Tensor
@@ -64,11 +71,14 @@ def make_experience(rollout: Rollout, passes: Passes, kl_coef: float, config: PP
     """Rewards, advantages and returns of a whole rollout batch; `kl_coef` is β, per nat."""
     method, everything = config.ppo, rollout.response_mask
     trained = overlong_filter(everything, rollout.finished) if method.overlong_filter else everything
+    trained = trained & ~passes.failed[:, None]
     in_reward = kl_coef if config.kl.place == "reward" else 0.0
     kl = in_reward * kl_estimate(passes.logprobs, passes.ref_logprobs, config.kl.estimator)
-    scores = shortened(passes.scores, everything.sum(dim=1), config)
-    scores = penalised(scores, rollout.finished, config.reward)
-    scored = Scored(scores, kl, passes.values, trained, passes.groups, passes.greedy_scores, config.reward.clip)
+    scores = penalised_scores(rollout, passes.scores, config)
+    groups = without(passes.failed, passes.groups)
+    scored = Scored(
+        scores, rollout.turn_rewards, kl, passes.values, trained, groups, passes.greedy_scores, config.reward.clip
+    )
     estimate = estimator_of(method.advantage)(scored)
     return Experience(
         rollout.tokens, rollout.attention_mask, trained, passes.logprobs, passes.ref_logprobs, passes.values,
@@ -89,35 +99,52 @@ def correct(config: algorithm.Correction, logprobs: Tensor, sampler_logprobs: Te
 
 
 def describe(rollout: Rollout, passes: Passes, experience: Experience, config: PPOConfig) -> Metrics:
-    """What a step says of its rollout: scores, KL (k1), lengths, and how far sampler and learner are apart."""
+    """What a step says of its rollout: scores, lengths, KL (k1), and what its method watches."""
     mask = rollout.response_mask
     rows, tokens = float(len(rollout)), float(mask.sum())
     kl = masked_sum(passes.logprobs - passes.ref_logprobs, mask)
-    gap = inside(mask, rollout.sampler_logprobs - passes.logprobs).abs()
-    lengths = mask.sum(dim=1).float()
     return {
-        "reward/score": Mean(float(passes.scores.sum()), rows),
+        **describe_rollout(rollout, passes.scores, passes.failed, config),
         "kl/per_token": Mean(float(kl), tokens),
         "kl/per_response": Mean(float(kl), rows),
-        "response/length_mean": Mean(float(lengths.sum()), rows),
-        "response/length_max": Max(float(lengths.max())),
-        "response/truncated_fraction": Mean(float((~rollout.finished).sum()), rows),
-        "sync/logprob_gap_max": Max(float(gap.max())),
-        "sync/logprob_gap_mean": Mean(float(gap.sum()), tokens),
-        **_of_method(passes, experience, config),
+        **_of_method(rollout, passes, experience, config),
         **_of_mismatch(rollout, passes, experience, config),
     }
 
 
-def _of_method(passes: Passes, experience: Experience, config: PPOConfig) -> Metrics:
+def describe_rollout(rollout: Rollout, scores: Tensor, failed: Tensor, config: PPOConfig) -> Metrics:
+    """What is known before a learner has seen a rollout; scores [B] float32, failed [B] bool."""
+    lengths, rows = rollout.response_mask.sum(dim=1).float(), float(len(rollout))
+    found = {
+        "reward/score": Mean(float(scores[~failed].sum()), float((~failed).sum())),
+        "response/length_mean": Mean(float(lengths.sum()), rows),
+        "response/length_max": Max(float(lengths.max())),
+        "response/truncated_fraction": Mean(float((~rollout.finished).sum()), rows),
+    }
+    paid = rollout.turn_rewards.sum(dim=1)
+    return {**found, "reward/turns": Mean(float(paid.sum()), rows)} if config.environment is not None else found
+
+
+def describe_gap(rollout: Rollout, logprobs: Tensor) -> Metrics:
+    """How far the sampler's log-probabilities are from the learner's, nats; logprobs [B, T] float32."""
+    gap = inside(rollout.response_mask, rollout.sampler_logprobs - logprobs).abs()
+    return {
+        "sync/logprob_gap_max": Max(float(gap.max())),
+        "sync/logprob_gap_mean": Mean(float(gap.sum()), float(rollout.response_mask.sum())),
+    }
+
+
+def _of_method(rollout: Rollout, passes: Passes, experience: Experience, config: PPOConfig) -> Metrics:
     method = config.ppo.advantage
     if method.critic:
         explained = explained_variance(experience.values, experience.returns, experience.response_mask)
         return {"value/explained_variance": Mean(explained, 1.0)}
     if method.greedy:
-        return {"reward/greedy_score": Mean(float(passes.greedy_scores.sum()), float(len(passes.greedy_scores)))}
+        scored = passes.greedy_scores[~passes.failed]
+        return {"reward/greedy_score": Mean(float(scored.sum()), float(len(scored)))}
     if method.group > 1:
-        informative = informative_groups(passes.scores, passes.groups)
+        whole = passes.scores + rollout.turn_rewards.sum(dim=1)
+        informative = informative_groups(whole, without(passes.failed, passes.groups))
         return {"group/informative_fraction": Mean(float(informative.sum()), float(len(informative)))}
     return {}
 

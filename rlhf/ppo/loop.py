@@ -100,7 +100,7 @@ def train(
 def _step(config: PPOConfig, roles: Roles, state: LoopState, phases: Phases) -> tuple[Metrics, int]:
     """One rollout and the update on it; the policy's version is the number of steps done."""
     with phases("rollout"):
-        collected = roles.collector.collect(state.step, state.prompts_used)
+        collected = roles.collector.collect(state.step, state.step, state.prompts_used)
     with phases("score"):
         rollout, logprobs = collected.rollout, roles.policy.logprobs(collected.rollout)
         ref_logprobs, state_values = roles.reference.logprobs(rollout), roles.critic.values(rollout)
@@ -132,7 +132,7 @@ def _numbers(
     config: PPOConfig, metrics: Metrics, state: LoopState, seconds: Mapping[str, float]
 ) -> dict[str, float]:
     numbers = values(metrics)
-    tokens = numbers["response/length_mean"] * config.rollout.prompts_per_step
+    tokens = numbers["response/length_mean"] * config.responses_per_step
     return {
         **numbers, **seconds,
         "kl/coef": state.kl_coef,

@@ -47,6 +47,13 @@ class PromptStream:
         return self._cached[1]
 
 
+class FixedPrompts(PromptStream):
+    """The prompts of the first step, again and again, each time under other seeds: what overfits if anything does."""
+
+    def batch(self, step: int, position: int | None = None, drawn: int = 0) -> PromptBatch:
+        return super().batch(step, 0, drawn)
+
+
 def sampling_seeds(seed: int, step: int, count: int, drawn: int = 0) -> list[int]:
     """One 62-bit seed per response of a rollout, a pure function of the arguments."""
     generator = random.Random(f"sampling {seed} {step} {drawn}" if drawn else f"sampling {seed} {step}")
@@ -71,7 +78,8 @@ def read_prompts(path: Path | str, tokenizer: Any, max_tokens: int) -> list[Prom
                 f"shorten it, drop it, or lower max_new_tokens"
             )
         text = "\n".join(message["content"] for message in row.messages)
-        found.append(Prompt(row.id or str(line), tuple(ids), text, row.lang, row.task))
+        messages = tuple(row.messages)
+        found.append(Prompt(row.id or str(line), tuple(ids), text, row.lang, row.task, row.source, messages))
     return found
 
 

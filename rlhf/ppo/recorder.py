@@ -9,9 +9,9 @@ from rlhf.metrics import JsonLines, MetricsSink, TensorBoard
 from rlhf.progress import Progress
 
 SHOWN = {
-    "reward": "reward/score", "gold": "reward/gold", "kl": "kl/per_response", "entropy": "policy/entropy",
-    "length": "response/length_mean", "gap": "sync/logprob_gap_max", "tok/s": "throughput/tokens_per_s",
-    "s": "time/step",
+    "reward": "reward/score", "paid": "reward/turns", "gold": "reward/gold", "kl": "kl/per_response",
+    "entropy": "policy/entropy", "length": "response/length_mean", "gap": "sync/logprob_gap_max",
+    "tok/s": "throughput/tokens_per_s", "s": "time/step",
 }
 
 

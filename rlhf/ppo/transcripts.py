@@ -2,48 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from rlhf.batch import Experience, Prompt, Rollout
-from rlhf.ppo.experience import kl_per_response
-from rlhf.tasks import gold_score
+from rlhf.ppo.experience import Passes, kl_per_response
+from rlhf.tasks import gold_score, is_checkable
 
 
 def gold_scores(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float | None]:
-    """Gold score (0 to 100) of each response whose prompt carries a checkable task, else None."""
+    """Gold score (0 to 100) of each response whose prompt carries a task of the gold checker, else None."""
     return [
-        None if prompt.task is None else 100.0 * gold_score(prompt.task, response)
+        100.0 * gold_score(prompt.task, response) if is_checkable(prompt.task) else None
         for prompt, response in zip(prompts, responses, strict=True)
     ]
 
 
 def decode_responses(rollout: Rollout, tokenizer: Any) -> list[str]:
-    """Text of each response, special tokens left out."""
-    rows = zip(rollout.tokens, rollout.response_mask, strict=True)
+    """Text of what follows each prompt, observations included, special tokens left out."""
+    follows = rollout.response_mask.cumsum(dim=1).bool() & rollout.attention_mask
+    rows = zip(rollout.tokens, follows, strict=True)
     return tokenizer.batch_decode([row[mask].tolist() for row, mask in rows], skip_special_tokens=True)
 
 
-def write_transcripts(
-    directory: Path, step: int, limit: int, prompts: Sequence[Prompt], responses: Sequence[str], rollout: Rollout,
-    scores: Tensor, experience: Experience,
-) -> Path:
-    """Write the first `limit` rows of a step; a half-written file never carries the final name."""
+@dataclass(frozen=True)
+class Transcript:
+    """What is known of the rows of a step: asked and answered, scored in all and by each part, and trained on."""
+
+    prompts: Sequence[Prompt]
+    responses: Sequence[str]
+    rollout: Rollout
+    passes: Passes
+    parts: Mapping[str, Tensor]
+    experience: Experience
+
+
+def write_transcripts(directory: Path, step: int, limit: int, transcript: Transcript) -> Path:
+    """Write the first `limit` rows of a step; a half-written file never carries the final name.
+
+    `score` is empty for a response without one. Where the reward has several parts, `score/NAME` is the score of each,
+    before its weight.
+    """
     import pandas as pd
 
+    prompts, responses, rollout = transcript.prompts, transcript.responses, transcript.rollout
+    several = transcript.parts if len(transcript.parts) > 1 else {}
     frame = pd.DataFrame({
         "step": step,
         "prompt": [prompt.text for prompt in prompts],
         "response": list(responses),
-        "score": scores.tolist(),
+        "score": transcript.passes.scores.masked_fill(transcript.passes.failed, float("nan")).tolist(),
+        **{f"score/{name}": scores.tolist() for name, scores in several.items()},
         "gold": pd.array(gold_scores(prompts, responses), dtype="Float64").to_numpy("float64", na_value=float("nan")),
-        "kl": kl_per_response(rollout, experience).tolist(),
+        "kl": kl_per_response(rollout, transcript.experience).tolist(),
         "length": rollout.response_mask.sum(dim=1).tolist(),
         "finished": rollout.finished.tolist(),
         "lang": [prompt.lang for prompt in prompts],
+        "source": [prompt.source for prompt in prompts],
     }).head(limit)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"step_{step:06d}.parquet"

@@ -5,15 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf.interfaces import ExperienceHandle, Handle, PolicyLearner, RolloutHandle, Tensors
+from rlhf.interfaces import ExperienceHandle, Handle, Nothing, PolicyLearner, RolloutHandle, Tensors
 from rlhf.metrics import Metrics
-
-
-class Nothing:
-    """Work that is done already, and had nothing to say."""
-
-    def get(self) -> Metrics:
-        return {}
 
 
 @dataclass(frozen=True)

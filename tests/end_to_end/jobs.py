@@ -39,6 +39,13 @@ def config_of(models: Any, output: Path, **changes: Any) -> PPOConfig:
     return validate(PPOConfig, settings(models, output, **changes))
 
 
+def small(**changes: Any) -> dict[str, Any]:
+    """Changes for a job that starts fast: one rank of the policy, no critic, one engine."""
+    one = {"resources": {"ranks": 1}}
+    base = {"policy": one, "rollout": one, "critic": None, "ppo": {"advantage": {"kind": "reinforce_pp"}}}
+    return merge(base, changes)
+
+
 def context_of(output: Path) -> RunContext:
     return RunContext("ppo", output, "config", {}, LineProgress())
 
@@ -78,7 +85,8 @@ class Probed:
 
 def probe(config: PPOConfig) -> Probed:
     """Run all steps of a job, as `actors.ppo_job.run` does, then ask its actors for more."""
-    from actors.ppo_job import prepare, roles_of
+    from actors.assembly import roles_of
+    from actors.preparation import prepare
     from rlhf.ppo.recorder import RunRecorder
     from rlhf.training.checkpoint import DirectoryCheckpoints
 

@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from rlhf.metrics import read_json_lines
-from tests.end_to_end.jobs import config_of, context_of, without_time
+from tests.end_to_end.jobs import config_of, context_of, small, without_time
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PAIRS = {"responses_per_prompt": 2, "prompts_per_step": 7}
@@ -23,16 +23,19 @@ METHODS: dict[str, Mapping[str, Any]] = {
         "ppo": {"advantage": {"kind": "grpo"}, "reduction": "sequence_mean_token_mean", "minibatches": 2},
         "kl": {"place": "loss", "estimator": "k3"}, "critic": None, "rollout": PAIRS, "policy": {"ema_decay": 0.5},
     },
-    "remax": {
-        "ppo": {"advantage": {"kind": "remax"}, "loss": {"kind": "cispo"}, "overlong_filter": True},
-        "critic": None, "rollout": PAIRS,
-    },
-    "rloo": {
-        "ppo": {
+    "remax": small(
+        ppo={"advantage": {"kind": "remax"}, "loss": {"kind": "cispo"}, "overlong_filter": True}, rollout=PAIRS,
+    ),
+    "rloo": small(
+        ppo={
             "advantage": {"kind": "rloo"}, "loss": {"kind": "gspo"}, "groups": {"kind": "informative"},
             "correction": {"kind": "token_tis"}, "reduction": "sequence_mean_token_sum", "entropy_coef": 0.01,
         },
-        "critic": None, "rollout": PAIRS,
+        rollout=PAIRS,
+    ),
+    "lora": {
+        "ppo": {"advantage": {"kind": "reinforce_pp"}}, "critic": None,
+        "policy": {"lora": {"rank": 4}, "zero": {"stage": 3}, "optimizer": {"learning_rate": 0.03}},
     },
     "gae": {"ppo": {"critic_warmup_steps": 1}, "policy": {"frozen_layers": 1}},
 }
@@ -40,6 +43,7 @@ LOGGED = {
     "grpo": {"group/informative_fraction"},
     "remax": {"reward/greedy_score"},
     "rloo": {"group/rollouts", "mismatch/kl_k3", "mismatch/changed_fraction"},
+    "lora": set(),
     "gae": {"value/explained_variance", "policy/ptx_loss"},
 }
 
@@ -58,13 +62,16 @@ def test_a_method_trains_from_the_first_rollout_to_the_published_policy(
     config = config_of(tiny_models, tmp_path / "ppo", **changes)
     with names_of_actors() as seen:
         published = run(config, context_of(config.output))
-    assert {"policy[0]", "policy[1]", "rollout[0]", "rollout[1]", "reward[0]", "reference[0]"} <= seen
+    wanted = {f"policy[{rank}]" for rank in range(config.policy.resources.ranks)}
+    wanted |= {f"rollout[{rank}]" for rank in range(config.rollout.resources.ranks)}
+    assert wanted | {"reward[0]", "reference[0]"} <= seen
     assert ("critic[0]" in seen) == (method == "gae")
     rows = read_json_lines(published.path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert rows[-1].keys() >= LOGGED[method]
     assert max(row["sync/logprob_gap_max"] for row in rows) <= 1e-4
     require_average(published.path, kept=method == "grpo")
+    require_adapters(published.path, config.policy.model, kept=method == "lora")
     moved = [abs(row["kl/per_response"]) > 1e-3 for row in rows]
     assert moved == ([False, False, True] if method == "gae" else [False, True, True])
 
@@ -101,9 +108,25 @@ def require_average(directory: Path, kept: bool) -> None:
     assert AutoTokenizer.from_pretrained(directory / "ema").chat_template
 
 
+def require_adapters(directory: Path, base: str, kept: bool) -> None:
+    """The adapters on the model that the run began with are the model that it published."""
+    assert (directory / "adapter").exists() == kept
+    if not kept:
+        return
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), directory / "adapter")
+    found = adapted.merge_and_unload().state_dict()
+    wanted = AutoModelForCausalLM.from_pretrained(directory).state_dict()
+    assert found.keys() == wanted.keys()
+    assert max(float((found[name] - wanted[name]).abs().max()) for name in found) <= 1e-6
+
+
 def test_a_method_without_a_critic_goes_on_from_its_checkpoint(ray_cluster, tiny_models, tmp_path) -> None:
     """Two steps and their checkpoint, then the third, as three steps at once."""
-    from actors.ppo_job import prepare, roles_of
+    from actors.assembly import roles_of
+    from actors.preparation import prepare
     from rlhf.ppo.loop import train
     from rlhf.ppo.recorder import RunRecorder
     from rlhf.training.checkpoint import DirectoryCheckpoints

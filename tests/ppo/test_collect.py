@@ -37,7 +37,7 @@ class FakeFilter:
 
 def test_each_prompt_is_asked_once_per_response_of_its_group() -> None:
     log: list[str] = []
-    collected = SampleAndScore(sampler(log), fakes.FakeScorer(log), stream()).collect(3, 6)
+    collected = SampleAndScore(sampler(log), fakes.FakeScorer(log), stream()).collect(3, 3, 6)
     first, second = (prompt.id for prompt in stream(1).batch(3).prompts)
     assert f"generate 3 {first}+{first}+{second}+{second}" in log and log[-1] == "score"
     assert collected.prompts_used == 8 and collected.greedy is None
@@ -46,7 +46,7 @@ def test_each_prompt_is_asked_once_per_response_of_its_group() -> None:
 def test_the_greedy_baseline_asks_each_prompt_once() -> None:
     log: list[str] = []
     plain = SampleAndScore(sampler(log), fakes.FakeScorer(log), stream())
-    collected = WithGreedyBaseline(plain, sampler(log)).collect(3, 6)
+    collected = WithGreedyBaseline(plain, sampler(log)).collect(3, 3, 6)
     asked = "+".join(prompt.id for prompt in stream(1).batch(3).prompts)
     assert [entry for entry in log if entry.startswith("generate")][1] == f"generate 3 {asked}"
     assert collected.greedy is not None and collected.prompts_used == 8
@@ -55,7 +55,7 @@ def test_the_greedy_baseline_asks_each_prompt_once() -> None:
 def test_sampling_goes_on_with_further_prompts_until_there_are_enough() -> None:
     log: list[str] = []
     few = FakeFilter([1, 0, 1])
-    collected = UntilInformative(sampler(log), fakes.FakeScorer(log), stream(), few, 5).collect(3, 6)
+    collected = UntilInformative(sampler(log), fakes.FakeScorer(log), stream(), few, 5).collect(3, 3, 6)
     asked = [entry.split()[2] for entry in log if entry.startswith("generate")]
     assert len(asked) == 3 and len(set(asked)) == 3
     assert few.kept == [1, 1, 2] and collected.prompts_used == 12
@@ -65,7 +65,7 @@ def test_sampling_goes_on_with_further_prompts_until_there_are_enough() -> None:
 def test_prompts_that_never_tell_responses_apart_end_the_run_with_a_sentence() -> None:
     collector = UntilInformative(sampler([]), fakes.FakeScorer([]), stream(), FakeFilter([1, 0, 0]), 3)
     with pytest.raises(DataError, match="step 4: 3 rollouts brought 1 of 2 prompts whose responses differ in score; "):
-        collector.collect(3, 6)
+        collector.collect(3, 3, 6)
 
 
 def test_further_rollouts_of_a_step_have_seeds_of_their_own() -> None:

@@ -23,7 +23,8 @@ def estimate(kind: str, penalty: Tensor | None = None, **more: float) -> Estimat
     kl = torch.zeros(MASK.shape) if penalty is None else penalty
     method = fakes.method({"kind": kind, **more}).ppo.advantage
     values = torch.where(MASK, 0.25, 0.0)
-    return estimator_of(method)(Scored(SCORES, kl, values, MASK, GROUPS, torch.tensor([0.5, 0.5, 3.0, 3.0]), 10.0))
+    greedy = torch.tensor([0.5, 0.5, 3.0, 3.0])
+    return estimator_of(method)(Scored(SCORES, torch.zeros_like(kl), kl, values, MASK, GROUPS, greedy, 10.0))
 
 
 def of_first_tokens(estimated: Estimate) -> list[float]:
@@ -78,7 +79,7 @@ def test_gae_without_whitening() -> None:
 
 
 def test_what_is_placed_on_a_token_is_clipped_after_the_baseline() -> None:
-    scored = Scored(torch.tensor([100.0, 104.0]), torch.zeros(2, 1), torch.zeros(2, 1), torch.ones(2, 1).bool(),
+    scored = Scored(torch.tensor([100.0, 104.0]), *[torch.zeros(2, 1)] * 3, torch.ones(2, 1).bool(),
                     torch.tensor([0, 0]), torch.zeros(2), 1.5)
     for kind, wanted in (("dr_grpo", [-1.5, 1.5]), ("rloo", [-1.5, 1.5]), ("reinforce_pp", [0.0, 0.0])):
         assert estimator_of(fakes.method({"kind": kind}).ppo.advantage)(scored).advantages[:, 0].tolist() == wanted

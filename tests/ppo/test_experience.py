@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlhf.batch import Rollout
+from rlhf.batch import Experience, Rollout, select
 from rlhf.metrics import values
-from rlhf.ppo.experience import Passes, describe, kl_per_response, make_experience, penalised
+from rlhf.ppo.experience import Passes, describe, describe_gap, kl_per_response, make_experience, penalised
 from tests.ppo import fakes
 
 MASK = torch.tensor([[False, True, True, True, False], [False, False, True, True, True]])
@@ -30,7 +30,8 @@ def golden_row(numbers: tuple[float, float, float]) -> torch.Tensor:
 
 
 OLD, REF, VALUES = golden_row((-1, -2, -0.5)), golden_row((-1.2, -1.5, -0.6)), golden_row((0.1, 0.2, 0.3))
-PASSES = Passes(SCORES, OLD, REF, VALUES, torch.tensor([0, 0]), torch.tensor([0.5, 0.5]))
+NONE = torch.zeros(2, dtype=torch.bool)
+PASSES = Passes(SCORES, NONE, OLD, REF, VALUES, torch.tensor([0, 0]), torch.tensor([0.5, 0.5]))
 
 
 def made(kl_coef: float = 0.01, **changes):
@@ -112,7 +113,7 @@ def test_all_truncated_and_responses_of_one_token() -> None:
     config = fakes.config(reward={"model": "r", "missing_eos": {"kind": "override", "score": -1.0}})
     zeros = torch.zeros(3, 2)
     scores = torch.tensor([1.0, 2.0, 3.0])
-    passes = Passes(scores, zeros, zeros, zeros, torch.arange(3), torch.zeros(3))
+    passes = Passes(scores, torch.zeros(3, dtype=torch.bool), zeros, zeros, zeros, torch.arange(3), torch.zeros(3))
     experience = make_experience(cut, passes, 0.1, config)
     assert experience.rewards.tolist() == [[0, -1]] * 3
     assert experience.returns.tolist() == [[0, -1]] * 3
@@ -120,16 +121,42 @@ def test_all_truncated_and_responses_of_one_token() -> None:
     assert values(describe(cut, passes, experience, config))["response/truncated_fraction"] == 1.0
 
 
-def test_describe_counts_tokens_rows_and_the_gap() -> None:
+@pytest.mark.parametrize("kind", ["gae", "grpo", "rloo", "reinforce_pp"])
+def test_a_row_without_a_score_leaves_the_step(kind: str) -> None:
+    """What is learned from the others is what would be learned if it had not been sampled."""
+    mask, groups = torch.tensor([[False, True, True]] * 4), torch.tensor([0, 0, 0, 0])
+    whole = torch.ones(4, 3, dtype=torch.bool)
+    rollout = Rollout(torch.ones(4, 3).long(), whole, mask, torch.zeros(4, 3), torch.ones(4, dtype=torch.bool), 0)
+    zeros, scores = torch.zeros(4, 3), torch.tensor([1.0, 2.0, 6.0, 1e6])
+    failed = torch.tensor([False, False, False, True])
+    group = {} if kind == "gae" else {"critic": None, "rollout": {"responses_per_prompt": 4}}
+    config = fakes.config(ppo={"advantage": {"kind": kind}}, reward={"model": "r", "clip": 1e9}, **group)
+
+    def made_of(rows: slice) -> Experience:
+        some = [each[rows] for each in (scores, failed, zeros, zeros, zeros, groups, scores)]
+        return make_experience(select(rollout, range(4)[rows]), Passes(*some), 0.1, config)
+
+    every, without = made_of(slice(4)), made_of(slice(3))
+    assert not every.response_mask[3].any() and not every.advantages[3].any()
+    torch.testing.assert_close(every.advantages[:3], without.advantages)
+    assert torch.equal(every.response_mask[:3], without.response_mask)
+    numbers = values(describe(rollout, Passes(scores, failed, zeros, zeros, zeros, groups, scores), every, config))
+    assert numbers["reward/score"] == 3.0
+
+
+def test_describe_counts_tokens_and_rows() -> None:
     numbers = values(describe(rollout(), PASSES, made(), fakes.config()))
-    gap = [0.0, 1.0, 0.5] * 2
     wanted = {
         "reward/score": -0.5, "kl/per_token": -0.2 / 3, "kl/per_response": -0.2, "response/length_mean": 3.0,
-        "response/length_max": 3.0, "response/truncated_fraction": 0.5, "sync/logprob_gap_max": 1.0,
-        "sync/logprob_gap_mean": sum(gap) / 6,
+        "response/length_max": 3.0, "response/truncated_fraction": 0.5,
     }
     assert {name: numbers[name] for name in wanted} == pytest.approx(wanted, abs=1e-6)
     assert set(numbers) == {*wanted, "value/explained_variance"}
+
+
+def test_the_gap_is_that_of_sampled_tokens() -> None:
+    numbers, gap = values(describe_gap(rollout(), OLD)), [0.0, 1.0, 0.5] * 2
+    assert numbers == pytest.approx({"sync/logprob_gap_max": 1.0, "sync/logprob_gap_mean": sum(gap) / 6})
 
 
 def test_kl_of_each_response() -> None:

@@ -34,10 +34,12 @@ def turn(content: str, role: str = "user") -> dict[str, str]:
 def test_reads_prompts_with_what_the_data_says_of_them(tmp_path: Path) -> None:
     task = {"family": "sort", "numbers": [1, 2]}
     path = write(
-        tmp_path / "prompts.jsonl", {"id": "a7", "prompt": [turn("ab")], "lang": "en", "task": task}, {"prompt": "请"},
+        tmp_path / "prompts.jsonl",
+        {"id": "a7", "prompt": [turn("ab")], "lang": "en", "task": task, "source": "sorting"},
+        {"prompt": "请"},
     )
     first, second = read_prompts(path, Characters(), max_tokens=3)
-    assert first == Prompt("a7", (97, 98, 0), "ab", "en", task)
+    assert first == Prompt("a7", (97, 98, 0), "ab", "en", task, "sorting", (turn("ab"),))
     assert (second.id, second.token_ids, second.task) == ("2", (ord("请"), 0), None)
 
 
@@ -49,6 +51,7 @@ def test_reads_prompts_with_what_the_data_says_of_them(tmp_path: Path) -> None:
         ("{not json", r"prompts.jsonl:2: malformed line"),
         ({"prompt": [turn("a"), turn("b", "assistant")]}, r"prompts.jsonl:2: column 'prompt' must end with a turn of"),
         ({"prompt": []}, r"prompts.jsonl:2: .*must end with a turn of the user"),
+        ({"prompt": "a", "source": 3}, r"prompts.jsonl:2: column 'source' holds a int, expected a text or nothing"),
         ({"prompt": 5}, r"prompts.jsonl:2: column 'prompt' holds a int"),
     ],
 )

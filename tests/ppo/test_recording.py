@@ -8,8 +8,9 @@ import torch
 
 from rlhf.batch import Experience, Prompt, from_completions
 from rlhf.metrics import read_json_lines
+from rlhf.ppo.experience import Passes
 from rlhf.ppo.recorder import RunRecorder
-from rlhf.ppo.transcripts import decode_responses, gold_scores, write_transcripts
+from rlhf.ppo.transcripts import Transcript, decode_responses, gold_scores, write_transcripts
 from rlhf.progress import LineProgress
 
 
@@ -59,16 +60,22 @@ def test_transcripts_are_a_parquet_file_of_the_first_rows(tmp_path: Path) -> Non
         rollout.tokens, rollout.attention_mask, rollout.response_mask, rollout.sampler_logprobs, ref, *([zeros] * 5)
     )
     responses = decode_responses(rollout, Letters())
-    scores = torch.tensor([0.5, -1.0, 2.0])
-    path = write_transcripts(tmp_path / "transcripts", 10, 2, prompts, responses, rollout, scores, experience)
+    scores, failed = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([False, True, False])
+    passes = Passes(scores, failed, zeros, zeros, zeros, torch.arange(3), scores)
+    parts = {"model": scores, "rule": torch.tensor([1.0, float("nan"), 0.0])}
+    transcript = Transcript(prompts, responses, rollout, passes, parts, experience)
+    path = write_transcripts(tmp_path / "transcripts", 10, 2, transcript)
     assert path == tmp_path / "transcripts" / "step_000010.parquet" and len(list(path.parent.iterdir())) == 1
     frame = pandas.read_parquet(path)
-    assert frame.drop(columns="gold").to_dict("list") == {
-        "step": [10, 10], "prompt": ["A", "B"], "response": ["ab", "c"], "score": [0.5, -1.0], "kl": [1.5, 0.5],
-        "length": [3, 1], "finished": [True, False], "lang": ["en", "zh"],
+    assert frame.drop(columns=["gold", "score", "score/rule"]).to_dict("list") == {
+        "step": [10, 10], "prompt": ["A", "B"], "response": ["ab", "c"], "score/model": [0.5, -1.0], "kl": [1.5, 0.5],
+        "length": [3, 1], "finished": [True, False], "lang": ["en", "zh"], "source": ["", ""],
     }
+    assert frame["score"][0] == 0.5 and frame["score/rule"][0] == 1.0
+    assert frame[["score", "score/rule"]].isna().iloc[1].all()  # a rule failed on it
     assert frame["gold"].dtype == "float64" and frame["gold"].isna().all()
 
 
 def test_prompts_without_a_task_have_no_gold_score() -> None:
-    assert gold_scores([Prompt("1", (1,))], ["anything"]) == [None]
+    answered_elsewhere = Prompt("2", (1,), task={"answer": 3})
+    assert gold_scores([Prompt("1", (1,)), answered_elsewhere], ["anything", "3"]) == [None, None]

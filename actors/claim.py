@@ -1,0 +1,58 @@
+"""Whose work directory it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from rlhf import unfinished
+from rlhf.artifacts import write_json
+from rlhf.context import RunContext
+from rlhf.errors import RunError
+from rlhf.ppo.config import PPOConfig
+
+CHECKPOINTS = "checkpoints"
+
+
+def claim(context: RunContext, config: PPOConfig) -> None:
+    """Bind the work directory to this config and these inputs.
+
+    What a finished run of another config left there is discarded: its result is published. An unfinished run of
+    another config is a RunError once it has a checkpoint, for going on from that would mix the two.
+    """
+    path = context.work / "claim.json"
+    mine = {"config": config.model_dump(mode="json", exclude={"output", "cluster"}), "inputs": dict(context.inputs)}
+    theirs = _read_claim(path) if path.is_file() else mine
+    different = sorted(unfinished.differences(mine, {key: theirs[key] for key in mine}))
+    if different and theirs.get("finished"):
+        discard(context.work)
+    elif different and any((context.work / CHECKPOINTS).glob("*")):
+        raise RunError(unfinished.refusal(context.work, different))
+    elif different:
+        discard(context.work)
+    context.work.mkdir(parents=True, exist_ok=True)
+    if different or not path.is_file():
+        write_json(path, mine)
+
+
+def _read_claim(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError:
+        raise RunError(f"{path}: damaged, so it is not known whose run this is; delete {path.parent}") from None
+
+
+def discard(work: Path) -> None:
+    """Empty a work directory; the resolved config in it is already this run's."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "config.yaml":
+            path.unlink()
+
+
+def release(work: Path) -> None:
+    """The run is over and its result published."""
+    path = work / "claim.json"
+    write_json(path, {**json.loads(path.read_text()), "finished": True})

@@ -1,0 +1,42 @@
+"""Scored rollouts as files, written and read where the experience is made: no token passes the driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from actors.pool import Pending, RemoteTensors
+from actors.roles import RemoteRollout
+from rlhf.interfaces import Collected, ScoredRollout
+from rlhf.metrics import Metrics, merge
+
+
+@dataclass(frozen=True)
+class RemoteRolloutStore:
+    """The experience maker's process, which knows the parts of the reward."""
+
+    actor: ray.actor.ActorHandle
+
+    def write(self, path: Path, collected: Collected) -> Pending[Metrics]:
+        """Write a rollout with its scores; the metrics say what is in it."""
+        greedy = collected.greedy
+        kinds = (
+            collected.rollout.shards, collected.scores.parts,
+            greedy.rollout.shards if greedy else [], greedy.scores.parts if greedy else [],
+        )
+        counts, parts = tuple(map(len, kinds)), [ref for kind in kinds for ref in kind]
+        asked, used = collected.rollout.asked, collected.prompts_used
+        return Pending([self.actor.write_rollout.remote(path, asked, used, collected.metrics, counts, *parts)], merge)
+
+    def read(self, path: Path) -> Collected:
+        """The rollout that `write` wrote. Raises DataError when the file is none."""
+        said, *tensors = self.actor.read_rollout.options(num_returns=5).remote(path)
+        asked, prompts_used, metrics, greedy = ray.get(said)
+        rollout, scores, greedy_rollout, greedy_scores = ([tensor] for tensor in tensors)
+        baseline = ScoredRollout(RemoteRollout(asked, greedy_rollout, []), RemoteTensors(greedy_scores, []))
+        return Collected(
+            RemoteRollout(asked, rollout, []), RemoteTensors(scores, []), prompts_used, metrics,
+            baseline if greedy else None,
+        )
