@@ -22,7 +22,8 @@ from rlhf.errors import ConfigError
 class Config(BaseModel):
     """Base of every config section: frozen, and strict about unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=(),
+                              allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -42,17 +42,10 @@ def group_relative(scores: Tensor, groups: Tensor, scale: bool) -> Tensor:
 def leave_one_out(scores: Tensor, groups: Tensor) -> Tensor:
     """A_i = r_i − mean of the other scores of the group, which is n / (n − 1) times the deviation from its mean.
 
-    Source: RLOO, Ahmadian et al. 2024, arXiv:2402.14740. Returns [B].
-    Raises ValueError when a group has one response: there are no others.
+    A group of one has advantage 0. Source: RLOO, Ahmadian et al. 2024, arXiv:2402.14740. Returns [B].
     """
     member, sizes = _membership(groups)
-    alone = groups[sizes[member] == 1]
-    if len(alone):
-        raise ValueError(
-            f"leave-one-out needs two or more responses per prompt, but {len(alone)} group(s) have one, "
-            f"for instance group {int(alone[0])}"
-        )
-    bessel = (sizes.double() / (sizes - 1))[member]
+    bessel = (sizes.double() / (sizes - 1).clamp(min=1))[member]
     return (_centred(scores, groups) * bessel).to(scores.dtype)
 
 
@@ -79,6 +72,12 @@ def informative_groups(scores: Tensor, groups: Tensor) -> Tensor:
     highest = scores.new_full(sizes.shape, -torch.inf).scatter_reduce(0, member, scores, "amax")
     lowest = scores.new_full(sizes.shape, torch.inf).scatter_reduce(0, member, scores, "amin")
     return (highest != lowest)[member]
+
+
+def without(rows: Tensor, groups: Tensor) -> Tensor:
+    """Group ids in which each of `rows` [B] bool is a group of its own, so that no other is compared with it. [B]."""
+    alone = torch.arange(len(groups)) + int(groups.max()) + 1 if len(groups) else groups
+    return torch.where(rows, alone, groups)
 
 
 def _membership(groups: Tensor) -> tuple[Tensor, Tensor]:

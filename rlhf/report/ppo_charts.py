@@ -18,7 +18,8 @@ GAP_FLOOR = 1e-9
 def ppo_charts(rows: pandas.DataFrame) -> Sequence[Chart]:
     """Every chart for which the run logged numbers."""
     makers: tuple[Callable[[pandas.DataFrame], Chart | None], ...] = (
-        _scores, _kl, _entropy, _clip, _approx_kl, _explained_variance, _value_loss, _policy_loss, _gradients,
+        _scores, _parts, _turns, _kl, _entropy,
+        _clip, _approx_kl, _explained_variance, _value_loss, _policy_loss, _gradients,
         _lengths, _truncated, _gap, _throughput, _phases,
     )
     charts = (make(rows) for make in makers)
@@ -29,14 +30,36 @@ def _scores(rows: pandas.DataFrame) -> Chart | None:
     reward = Line("reward/score", "reward (model)", "reward", right=has(rows, "reward/gold"), smooth=True)
     if not has(rows, "reward/gold"):
         title = Text("Reward score", "奖励分")
-        note = Text("Of the reward model, mean over the responses of a step; there is no gold score beside it.",
-                    "奖励模型的评分，每步回答的平均值；没有真实分可供对照。")
+        note = Text("Mean over the responses of a step; there is no gold score beside it.",
+                    "每步回答的平均奖励分；没有真实分可供对照。")
         return line_chart("ppo-scores", title, note, rows, (reward,), Axes("reward score"), wide=True)
     title = Text("Gold and reward scores", "真实分与奖励分")
     note = Text("Gold is what we want, reward is what PPO optimises: reward that rises while gold falls is hacking.",
                 "真实分是目标，奖励分是 PPO 的优化对象。奖励上升而真实分下降，即为奖励作弊。")
     lines = (Line("reward/gold", "gold (0–100)", "gold", smooth=True), reward)
     return line_chart("ppo-scores", title, note, rows, lines, Axes("gold score", "reward score"), wide=True)
+
+
+def _parts(rows: pandas.DataFrame) -> Chart | None:
+    title = Text("Parts of the reward", "奖励的组成部分")
+    note = Text("Mean score of each part over the responses that it scored, before its weight; dotted, the share of "
+                "responses without a score.", "各部分对其所评回答的平均分（加权之前）；虚线为没有得分的回答比例。")
+    names = [name for name in rows.columns if name.startswith("reward/part/")]
+    if not names:
+        return None
+    lines = [
+        Line(name, name.removeprefix("reward/part/"), f"c{1 + k % 6}", smooth=True) for k, name in enumerate(names)
+    ]
+    lines.append(Line("reward/failed_fraction", "without a score", "base", right=True, dash="dot"))
+    return line_chart("ppo-parts", title, note, rows, lines, Axes("score", "fraction", right_from_zero=True))
+
+
+def _turns(rows: pandas.DataFrame) -> Chart | None:
+    title = Text("What the environment paid", "环境给出的奖励")
+    note = Text("Per episode, and how many responses an episode had.", "每个回合的总奖励，以及回合中的回答数。")
+    lines = (Line("reward/turns", "paid", "gold", smooth=True),
+             Line("rollout/turns", "responses", "c6", right=True, smooth=True))
+    return line_chart("ppo-turns", title, note, rows, lines, Axes("reward", "responses", right_from_zero=True))
 
 
 def _kl(rows: pandas.DataFrame) -> Chart | None:

@@ -66,11 +66,13 @@ class VllmEngine:
         self.version = NOT_PUBLISHED
         self._asleep: set[str] = set()
         self._llm = _build(options)
-        self.generate([[0]], Sampling(max_new_tokens=2), [0])  # compiles the log-probability kernels now, not in step 1
+        self.generate([[0]], [Sampling(max_new_tokens=2)], [0])  # compiles log-probability kernels now, not in step 1
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
-        """Sample one response per prompt; request i draws from a generator seeded with seeds[i] alone, so the
-        result does not depend on what else is in the batch."""
+    def generate(
+        self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling], seeds: Sequence[int]
+    ) -> list[Completion]:
+        """Sample one response per prompt, each in its own way; request i draws from a generator seeded with seeds[i]
+        alone, so the result does not depend on what else is in the batch."""
         from vllm import SamplingParams
 
         params = [
@@ -79,7 +81,7 @@ class VllmEngine:
                 max_tokens=sampling.max_new_tokens, stop_token_ids=list(sampling.stop_token_ids),
                 logprobs=0, detokenize=False,
             )
-            for seed in seeds
+            for sampling, seed in zip(samplings, seeds, strict=True)
         ]
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs = self._llm.generate(inputs, params, use_tqdm=False)

@@ -13,10 +13,11 @@ import ray
 import torch
 from torch import Tensor
 
+from actors.assembly import connect_engines, engine_options, meet
 from actors.learners import PolicyProcess
 from actors.placement import Placement
 from actors.pool import Pool
-from actors.ppo_job import connect_engines, engine_options, meet, prepare
+from actors.preparation import prepare
 from actors.residency import start_asleep
 from actors.roles import RemotePolicy, RemoteSampler
 from actors.rollout import RolloutProcess
@@ -127,7 +128,7 @@ def started(config: PPOConfig, engine_model: Path, work: Path) -> Iterator[Start
         pools.append(policy)
         meet(policy).get()
         rollout.call_all("ready").get()
-        sampler, sync = connect_engines(config, plan, rollout, [policy])
+        sampler, sync = connect_engines(config, plan, {"rollout": rollout}, [policy])
         yield Started(config, plan.prompts, sampler, sync, policy, rollout)
     finally:
         for pool in pools:

@@ -15,6 +15,7 @@ from rlhf.objectives.group import (
     group_relative,
     informative_groups,
     leave_one_out,
+    without,
 )
 from rlhf.objectives.returns import spread
 
@@ -49,9 +50,21 @@ def test_a_group_of_one_has_no_advantage(kind: str) -> None:
     assert float(found[0]) == 0.0 and bool((found[1:] != 0).all())
 
 
-def test_leave_one_out_refuses_a_group_of_one() -> None:
-    with pytest.raises(ValueError, match=r"two or more responses per prompt, but 1 group\(s\) have one, .* group 9"):
-        leave_one_out(torch.tensor([5.0, 1.0, 2.0]), torch.tensor([9, 1, 1]))
+@pytest.mark.parametrize("kind", list(ESTIMATORS))
+def test_a_group_of_one_has_nothing_to_be_compared_with(kind: str) -> None:
+    found = ESTIMATORS[kind](torch.tensor([5.0, 1.0, 2.0]), torch.tensor([9, 1, 1]))
+    assert found[0] == 0.0 and found[1] == -found[2] != 0.0
+
+
+@pytest.mark.parametrize("kind", list(ESTIMATORS))
+def test_rows_left_out_of_their_group_do_not_count_in_it(kind: str) -> None:
+    groups, out = torch.tensor([7, 7, 7, -1, -1]), torch.tensor([False, True, False, True, False])
+    apart = without(out, groups)
+    assert apart.unique(return_counts=True)[1].tolist() == [1, 2, 1, 1]
+    found = ESTIMATORS[kind](torch.tensor([1.0, 1e9, 3.0, 5.0, 6.0]), apart)
+    wanted = ESTIMATORS[kind](torch.tensor([1.0, 0, 3.0]), torch.tensor([0, 1, 0]))
+    assert found.tolist() == [*wanted.tolist(), 0.0, 0.0]
+    assert torch.equal(without(torch.zeros(5, dtype=torch.bool), groups), groups)
 
 
 @pytest.mark.parametrize("kind", list(ESTIMATORS))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlhf.objectives.correction import icepop, sequence_tis, token_tis
-from rlhf.objectives.group import group_relative, leave_one_out
+from rlhf.objectives.group import group_relative, leave_one_out, without
 from rlhf.objectives.kl import kl_estimate
 from rlhf.objectives.length import soft_overlong_penalty
 from rlhf.objectives.policy import cispo_terms, gspo_terms, ppo_terms
@@ -72,6 +72,15 @@ def test_group_relative_advantages(grpo, scores: list[float], scale: bool) -> No
 def test_leave_one_out_advantages(rloo) -> None:
     wanted = trl.advantages(rloo(beta=0.0), SCORES)
     torch.testing.assert_close(leave_one_out(torch.tensor(SCORES), PROMPTS), wanted, **TOLERANCE)
+
+
+def test_a_lone_response_has_no_advantage(rloo) -> None:
+    """A group of which one response alone has a score."""
+    wanted = trl.advantages(rloo(beta=0.0), [1.0, None, None, None, *SCORES[4:]])
+    out = torch.tensor([False, True, True, True] + [False] * 4)
+    found = leave_one_out(torch.tensor(SCORES), without(out, PROMPTS))
+    assert not found[:4].any()
+    torch.testing.assert_close(found, wanted, **TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", ["grpo", "rloo"])

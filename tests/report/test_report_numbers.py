@@ -36,6 +36,17 @@ def test_the_difference_is_paired():
     assert found.half_width == pytest.approx(1.96 * math.sqrt(200) / math.sqrt(2))
 
 
+def test_parts_of_a_reward_and_turns_are_drawn_where_they_are():
+    rows = steps(9, **{
+        "reward/score": 0.5, "reward/part/model": 0.1, "reward/part/rule": 1.0, "reward/failed_fraction": 0.0,
+        "reward/turns": 0.7, "rollout/turns": 1.5,
+    })
+    drawn = {found.key: found for found in ppo_charts(rows)}
+    assert {"ppo-scores", "ppo-parts", "ppo-turns"} <= drawn.keys()
+    assert all(repr(name) in str(drawn["ppo-parts"].figure) for name in ("model", "rule", "without a score"))
+    assert not {"ppo-parts", "ppo-turns"} & {found.key for found in ppo_charts(rows[["step", "reward/score"]])}
+
+
 def test_one_prompt_has_no_interval():
     assert difference(evaluated(("a", "sft", 0), ("a", "ppo", 10)), "gold", "sft", "ppo") is None
 
