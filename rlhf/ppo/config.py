@@ -255,8 +255,8 @@ class PPOConfig(StageConfig):
         trained = {"policy": self.policy, "critic": self.critic, "reference": self.reference}
         found = {name: role.resources for name, role in trained.items() if role is not None and self.loop.trains}
         if self.loop.samples:
-            found["rollout"] = self.rollout.resources
             found.update({reward_role(name): model.resources for name, model in self.reward.learned().items()})
+            found["rollout"] = self.rollout.resources
         return {name: _alone(resources, self._all_roles() - found.keys()) for name, resources in found.items()}
 
     def _all_roles(self) -> set[str]:
