@@ -85,4 +85,8 @@ def report(stage: int, precision: str, port: int, rank: int) -> dict:
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     stage, precision, port, rank = sys.argv[1:]
-    print(json.dumps(report(int(stage), precision, int(port), int(rank))))
+    print(json.dumps(report(int(stage), precision, int(port), int(rank))), flush=True)
+    import torch.distributed as dist
+
+    dist.barrier()  # a rank that leaves first may take the other's connection, and with it the other's exit code
+    dist.destroy_process_group()
