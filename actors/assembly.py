@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,7 +48,6 @@ from rlhf.sampling.options import sampler_options, sampling_options
 from rlhf.sampling.vllm_engine import EngineOptions
 
 ROLLOUTS = "rollouts"
-AnySampler = RemoteSampler | ConversationSampler
 
 
 @contextmanager
@@ -190,7 +189,7 @@ def reward_of(config: PPOConfig, pools: Mapping[str, Pool]) -> RemoteReward:
 
 
 def collector(
-    config: PPOConfig, plan: Plan, sampler: AnySampler, reward: RemoteReward, groups: GroupFilter
+    config: PPOConfig, plan: Plan, sampler: RemoteSampler, reward: RemoteReward, groups: GroupFilter
 ) -> Collector:
     """How the method comes by its rollouts."""
     if isinstance(config.ppo.groups, InformativeGroups):
@@ -201,11 +200,10 @@ def collector(
 
 def connect_engines(
     config: PPOConfig, plan: Plan, pools: Mapping[str, Pool], others: Sequence[Pool]
-) -> tuple[AnySampler, WeightSync]:
+) -> tuple[RemoteSampler, WeightSync]:
     """The sampler, and the way of new weights into it. `others`: the policy first, then the other roles."""
     sampling, rollout = sampling_options(config.rollout, plan.end_token), pools["rollout"]
-    kind, players = (ConversationSampler, pools["environment"]) if "environment" in pools else (RemoteSampler, rollout)
-    make: Callable[..., AnySampler] = kind
+    make, players = (ConversationSampler, pools["environment"]) if "environment" in pools else (RemoteSampler, rollout)
     sync: WeightSync = weight_sync(config.rollout.weight_sync.kind, others[0], rollout) if others else NoEngines()
     if not config.rollout.sleep or not others:
         return make(players, sampling), sync

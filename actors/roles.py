@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import ray
 from ray import ObjectRef
@@ -60,46 +60,30 @@ class RemoteSampler:
         return self.residency()
 
     def generate(self, batch: PromptBatch, version: int) -> RemoteRollout:
-        shards, metrics = [], []
-        for actor, (start, end) in zip(self.pool.actors, shares(len(batch), len(self.pool.actors)), strict=True):
-            if start == end:
-                continue
-            token_ids = [prompt.token_ids for prompt in batch.prompts[start:end]]
-            shard, receipt = actor.generate.options(num_returns=2).remote(
-                token_ids, self.sampling, list(batch.seeds[start:end]), version
-            )
-            shards.append(shard)
-            metrics.append(receipt)
-        return RemoteRollout(batch, shards, metrics)
-
-    def greedy(self) -> RemoteSampler:
-        """The same engines, taking the most likely token each time."""
-        return RemoteSampler(self.pool, replace(self.sampling, temperature=0.0), self.residency)
-
-
-class ConversationSampler:
-    """Environments beside engines; each pair plays the episodes of a contiguous share of the prompts."""
-
-    def __init__(self, pool: Pool, sampling: Sampling, residency: Residency = nullcontext) -> None:
-        self.pool = pool
-        self.sampling = sampling
-        self.residency = residency
-
-    def resident(self) -> AbstractContextManager[None]:
-        """As of the engines."""
-        return self.residency()
-
-    def generate(self, batch: PromptBatch, version: int) -> RemoteRollout:
+        actors = self.pool.actors
         pairs = [
-            actor.generate.options(num_returns=2).remote(batch.rows(range(start, end)), self.sampling, version)
-            for actor, (start, end) in zip(self.pool.actors, shares(len(batch), len(self.pool.actors)), strict=True)
+            self._ask(actor.generate.options(num_returns=2), batch, start, end, version)
+            for actor, (start, end) in zip(actors, shares(len(batch), len(actors)), strict=True)
             if start < end
         ]
         return RemoteRollout(batch, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
-    def greedy(self) -> ConversationSampler:
+    def _ask(self, method: Any, batch: PromptBatch, start: int, end: int, version: int) -> list[ObjectRef]:
+        """Rollout and metrics of the rows from `start` to `end`."""
+        token_ids = [prompt.token_ids for prompt in batch.prompts[start:end]]
+        return method.remote(token_ids, self.sampling, list(batch.seeds[start:end]), version)
+
+    def greedy(self) -> RemoteSampler:
         """The same, taking the most likely token each time."""
-        return ConversationSampler(self.pool, replace(self.sampling, temperature=0.0), self.residency)
+        return type(self)(self.pool, replace(self.sampling, temperature=0.0), self.residency)
+
+
+class ConversationSampler(RemoteSampler):
+    """Environments beside engines; each pair plays the episodes of a contiguous share of the prompts."""
+
+    def _ask(self, method: Any, batch: PromptBatch, start: int, end: int, version: int) -> list[ObjectRef]:
+        """An environment needs the prompts themselves."""
+        return method.remote(batch.rows(range(start, end)), self.sampling, version)
 
 
 def shares(count: int, parts: int) -> list[tuple[int, int]]:
