@@ -39,6 +39,21 @@ def ray_cluster() -> Iterator[str]:
             yield ray.get_runtime_context().gcs_address
 
 
+@pytest.fixture(scope="session")
+def rank_groups(ray_cluster) -> dict[int, list]:
+    """Processes that have met as the ranks of a role, one group of one and one of two."""
+    import ray
+
+    from tests.training.ranks import LearnerRank
+
+    remote = ray.remote(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(LearnerRank)
+    groups = {count: [remote.remote(rank) for rank in range(count)] for count in (1, 2)}
+    for count, group in groups.items():
+        address, port = ray.get(group[0].address.remote())
+        ray.get([actor.join.remote(count, address, port) for actor in group])
+    return groups
+
+
 @dataclass(frozen=True)
 class TinyModels:
     """Directories of a policy with tied and one with untied embeddings, of a reward model, and a file of prompts."""

@@ -149,6 +149,14 @@ class LearnerRank:
                 learner.engine.load(saved)
         return Outcome(self._weights(learner, model), metrics, evaluated, kept, first)
 
+    def step(self, role: str, config: PPOConfig, experience: Experience) -> tuple[dict[str, Tensor], Any]:
+        """Make the optimizer steps of one experience: weights afterwards by transformers name, and metrics."""
+        from rlhf.training.build import build_learner
+
+        learner, model = build_learner(role, config, Path(config.output))
+        metrics = learner.update(experience, 0, seed=0)
+        return self._weights(learner, model), metrics
+
     def names(self, case: Case, models: Any, output: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What would be sent to the sampler, and what transformers itself says are the model's weights."""
         from rlhf.models.loading import load_causal_lm

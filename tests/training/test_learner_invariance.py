@@ -14,7 +14,7 @@ import torch
 
 from rlhf.errors import NumericError
 from rlhf.metrics import merge, values
-from tests.training.ranks import LARGE, SMALL, Case, LearnerRank, Outcome, join_evaluated
+from tests.training.ranks import LARGE, SMALL, Case, Outcome, join_evaluated
 
 TOLERANCE = 1e-5
 
@@ -22,24 +22,9 @@ TOLERANCE = 1e-5
 class Ranks:
     """Processes that run cases; each case once."""
 
-    def __init__(self, models, directory: Path) -> None:
-        self.models, self.directory = models, directory
-        self.groups = {count: self._start(count) for count in (1, 2)}
+    def __init__(self, groups: dict[int, list], models, directory: Path) -> None:
+        self.groups, self.models, self.directory = groups, models, directory
         self.done: dict[Case, list[Outcome]] = {}
-
-    def _start(self, count: int) -> list:
-        import ray
-
-        environment = {"OMP_NUM_THREADS": "1"}
-        remote = ray.remote(num_cpus=0, runtime_env={"env_vars": environment})(LearnerRank)
-        return [remote.remote(rank) for rank in range(count)]
-
-    def join(self) -> None:
-        import ray
-
-        for count, group in self.groups.items():
-            address, port = ray.get(group[0].address.remote())
-            ray.get([actor.join.remote(count, address, port) for actor in group])
 
     def ask(self, case: Case, method: str, *arguments) -> list:
         import ray
@@ -54,10 +39,8 @@ class Ranks:
 
 
 @pytest.fixture(scope="module")
-def ranks(ray_cluster, tiny_models, tmp_path_factory) -> Ranks:
-    ranks = Ranks(tiny_models, tmp_path_factory.mktemp("ranks"))
-    ranks.join()
-    return ranks
+def ranks(rank_groups, tiny_models, tmp_path_factory) -> Ranks:
+    return Ranks(rank_groups, tiny_models, tmp_path_factory.mktemp("ranks"))
 
 
 def reference_of(case: Case) -> Case:
