@@ -66,8 +66,12 @@ def merge(parts: Iterable[Metrics]) -> dict[str, Metric]:
 
 
 def values(metrics: Metrics) -> dict[str, float]:
-    """The plain numbers of `metrics`."""
-    return {name: float(metric.value) for name, metric in metrics.items()}
+    """The plain numbers of `metrics`. A mean over nothing is no number, and is left out."""
+    return {name: float(metric.value) for name, metric in metrics.items() if not _is_of_nothing(metric)}
+
+
+def _is_of_nothing(metric: Metric) -> bool:
+    return isinstance(metric, Mean) and not metric.count
 
 
 class MetricsSink(Protocol):

@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, and no clock: a loaded machine fails no test.
+settings.register_profile("same_everywhere", deadline=None, derandomize=True, max_examples=200)
+settings.load_profile("same_everywhere")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf.batch import Experience, Rollout, concatenate, from_completions, scatter_rows, select
@@ -45,7 +45,6 @@ def test_layout_of_completions() -> None:
     assert (made.finished.tolist(), made.policy_version, made.lengths()) == ([True, False], 4, [3, 4])
 
 
-@settings(max_examples=100, deadline=None)
 @given(rows_of_tokens, st.data())
 def test_select_takes_the_rows_in_the_order_given_and_cuts_unused_columns(rows, data) -> None:
     whole = rollout(rows)
@@ -55,7 +54,6 @@ def test_select_takes_the_rows_in_the_order_given_and_cuts_unused_columns(rows, 
     assert part.tokens.shape[1] == max(sum(rows[row][:2]) for row in chosen)
 
 
-@settings(max_examples=100, deadline=None)
 @given(rows_of_tokens, st.data())
 def test_splitting_and_concatenating_gives_the_rows_back(rows, data) -> None:
     whole = rollout(rows)
@@ -67,7 +65,6 @@ def test_splitting_and_concatenating_gives_the_rows_back(rows, data) -> None:
         assert got == wanted if isinstance(wanted, int) else torch.equal(got, wanted)
 
 
-@settings(max_examples=100, deadline=None)
 @given(rows_of_tokens, st.integers(1, 5))
 def test_what_the_ranks_computed_comes_back_in_place(rows, ranks: int) -> None:
     """Each rank answers for its own rows at its own width, some ranks with no rows at all."""

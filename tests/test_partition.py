@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf.partition import balance, micro_batches, minibatches, plan
@@ -11,7 +11,6 @@ from rlhf.partition import balance, micro_batches, minibatches, plan
 lengths_of_rows = st.lists(st.integers(1, 600), min_size=1, max_size=40)
 
 
-@settings(max_examples=200, deadline=None)
 @given(lengths_of_rows, st.integers(1, 6))
 def test_balance_deals_every_row_once_and_within_one_row_of_even(lengths: list[int], ranks: int) -> None:
     parts = balance(lengths, ranks)
@@ -24,7 +23,6 @@ def test_balance_deals_every_row_once_and_within_one_row_of_even(lengths: list[i
         assert all(parts)
 
 
-@settings(max_examples=200, deadline=None)
 @given(lengths_of_rows, st.integers(1, 4000), st.data())
 def test_micro_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int, data) -> None:
     rows = data.draw(st.lists(st.sampled_from(range(len(lengths))), unique=True))
@@ -36,7 +34,6 @@ def test_micro_batches_hold_every_row_once_within_the_budget(lengths: list[int],
         assert padded <= budget or len(batch) == 1
 
 
-@settings(max_examples=200, deadline=None)
 @given(lengths_of_rows, st.integers(1, 6), st.integers(1, 4000))
 def test_all_ranks_run_the_same_number_of_micro_batches(lengths: list[int], ranks: int, budget: int) -> None:
     parts = balance(lengths, ranks)
@@ -47,7 +44,6 @@ def test_all_ranks_run_the_same_number_of_micro_batches(lengths: list[int], rank
     assert len(batches[0]) == fewest
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(0, 1000))
 def test_minibatches_deal_every_row_once_in_nearly_equal_parts(count: int, parts: int, seed: int) -> None:
     dealt = minibatches(count, parts, seed)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -118,7 +118,6 @@ def _batch(rows: int, width: int, seed: int, density: float) -> tuple[Tensor, Te
     return rewards, values, torch.rand(rows, width, generator=generator) <= density
 
 
-@settings(max_examples=200, deadline=None)
 @given(batches, st.floats(0.1, 1.0), st.floats(0.0, 1.0))
 def test_gae_equals_the_sum_that_defines_it(batch, gamma: float, lam: float) -> None:
     """A_i = Σ_k (γλ)^k δ_{i+k} over the sampled tokens of a row, in float64."""
@@ -135,7 +134,6 @@ def test_gae_equals_the_sum_that_defines_it(batch, gamma: float, lam: float) -> 
     assert not advantages[~mask].any() and not returns[~mask].any()
 
 
-@settings(max_examples=200, deadline=None)
 @given(batches, st.floats(-50, 50), st.floats(0.5, 20))
 def test_whitening_gives_mean_zero_variance_one_and_forgets_shift_and_scale(batch, shift: float, scale: float) -> None:
     values, _, mask = batch

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf.batch import Prompt
@@ -72,7 +72,6 @@ def stream(count: int, per_step: int, seed: int = 0) -> PromptStream:
     return PromptStream([Prompt(str(k), (k,)) for k in range(count)], per_step, seed)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 30), st.integers(0, 5), st.lists(st.integers(0, 40), max_size=8))
 def test_a_batch_is_a_pure_function_of_seed_and_step(count: int, per_step: int, seed: int, before: list[int]) -> None:
     used = stream(count, per_step, seed)
@@ -82,7 +81,6 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(count: int, per_step: int, 
         assert used.batch(step) == stream(count, per_step, seed).batch(step)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 30))
 def test_every_epoch_deals_every_prompt_once(count: int, per_step: int) -> None:
     prompts = stream(count, per_step)
