@@ -29,24 +29,39 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_logprobs: Tensor, grad_entropy: Tensor):
-        hidden, weight, targets, entropy, kept = ctx.saved_tensors
+        hidden, weight, _, _, kept = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        entropy_matters = bool(grad_entropy.any())
+        bonus = grad_entropy if bool(grad_entropy.any()) else None
         for start in range(0, hidden.shape[0], ctx.rows):
             part = slice(start, start + ctx.rows)
-            log_p = kept if kept is not None else _log_softmax(hidden[part], weight, ctx.temperature)
-            p = log_p.exp()
-            # d log p_target / d logits = onehot − p;  d H / d logits = −p (log p + H)
-            grad_logits = p * -grad_logprobs[part, None]
-            if entropy_matters:
-                grad_logits -= grad_entropy[part, None] * p * (log_p + entropy[part, None])
-            grad_logits.scatter_add_(1, targets[part, None], grad_logprobs[part, None])
-            grad_logits = (grad_logits / ctx.temperature).to(weight.dtype)
-            grad_hidden[part] = grad_logits @ weight
-            if grad_weight is not None:
-                grad_weight += (grad_logits.T @ hidden[part]).float()
+            # What a part needs dies with the call, before the next part's logits are made.
+            _backward_part(ctx, kept, part, grad_logprobs, bonus, grad_hidden, grad_weight)
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
+
+
+def _backward_part(
+    ctx, kept: Tensor | None, part: slice, grad_logprobs: Tensor, bonus: Tensor | None, grad_hidden: Tensor,
+    grad_weight: Tensor | None,
+) -> None:
+    """Write one part of the hidden states' gradient, and add its share to the weight's.
+
+    d log p_target / d logits = onehot − p;  d H / d logits = −p (log p + H)
+    """
+    hidden, weight, targets, entropy, _ = ctx.saved_tensors
+    log_p = kept if kept is not None else _log_softmax(hidden[part], weight, ctx.temperature)
+    grad_logits = log_p.exp()
+    if bonus is None:
+        grad_logits *= -grad_logprobs[part, None]
+    else:
+        grad_logits *= -(grad_logprobs[part, None] + bonus[part, None] * (log_p + entropy[part, None]))
+    grad_logits.scatter_add_(1, targets[part, None], grad_logprobs[part, None])
+    if ctx.temperature != 1.0:
+        grad_logits /= ctx.temperature
+    grad_logits = grad_logits.to(weight.dtype)
+    grad_hidden[part] = grad_logits @ weight
+    if grad_weight is not None:
+        grad_weight += (grad_logits.T @ hidden[part]).float()
 
 
 def token_logprobs(
