@@ -25,7 +25,8 @@ class EnvironmentProcess(RoleProcess):
         from rlhf.models.loading import load_tokenizer
 
         assert config.environment is not None
-        self.settings, self.engine, self.context, self.pad_token = config.environment, engine, context, pad_token
+        self.settings, self.failures = config.environment, config.reward.failures
+        self.engine, self.context, self.pad_token = engine, context, pad_token
         self.tokenizer = load_tokenizer(config.policy.model)
         self.template = TurnTemplate(self.tokenizer, self.settings.observation_role)
         self.make = environment_factory(self.settings)
@@ -44,7 +45,9 @@ class EnvironmentProcess(RoleProcess):
             Episode(self.make(), prompt.token_ids, seed)
             for prompt, seed in zip(asked.prompts, asked.seeds, strict=True)
         ]
-        conversation = Conversation(self.settings, self.template, self.tokenizer, sampling, self.context)
+        conversation = Conversation(
+            self.settings, self.failures, self.template, self.tokenizer, sampling, self.context
+        )
         await conversation.begin(episodes, asked.prompts)
         await conversation.run(episodes, complete)
         rollout = rollout_of(episodes, self.pad_token, version)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from rlhf.rewards.config import SkipFailures
 from rlhf.rewards.total import Total
 from rlhf.roles import Resources
 
+if TYPE_CHECKING:
+    from rlhf.ppo.experience import Passes
+
 _OUTPUT = {
     "reward": "scores", "policy": "logprobs", "reference": "ref_logprobs", "critic": "values",
     "rollout": "sampler_logprobs",
@@ -31,16 +35,28 @@ _LOOK = {"reward": _FROZEN, "reference": _FROZEN, "policy": _TRAINED, "critic": 
 
 
 @dataclass(frozen=True)
-class Parts:
-    """How many parts of each kind follow one another in the arguments of `build`."""
+class Given:
+    """What the roles answered for a step: a list per kind, with an entry per rank. Ray replaces references in the
+    arguments of a call, not within them, so they travel one after the other, and `counts` says how many of each."""
 
-    rollout: int
-    scores: int
-    logprobs: int
-    ref_logprobs: int
-    values: int
-    greedy_rollout: int
-    greedy_scores: int
+    rollout: Sequence[Any] = ()
+    scores: Sequence[Any] = ()
+    logprobs: Sequence[Any] = ()
+    ref_logprobs: Sequence[Any] = ()
+    values: Sequence[Any] = ()
+    greedy_rollout: Sequence[Any] = ()
+    greedy_scores: Sequence[Any] = ()
+
+    def counts(self) -> tuple[int, ...]:
+        return tuple(len(kind) for kind in vars(self).values())
+
+    def flat(self) -> list[Any]:
+        return [part for kind in vars(self).values() for part in kind]
+
+    @classmethod
+    def of(cls, counts: Sequence[int], parts: Sequence[Any]) -> Given:
+        remaining = iter(parts)
+        return cls(*([next(remaining) for _ in range(count)] for count in counts))
 
 
 class ExperienceProcess(RoleProcess):
@@ -56,55 +72,61 @@ class ExperienceProcess(RoleProcess):
         self.tokenizer = load_tokenizer(config.policy.model)
 
     def build(
-        self, step: int, kl_coef: float, asked: PromptBatch, counts: Parts, *parts: Rollout | Tensor
+        self, step: int, kl_coef: float, asked: PromptBatch, counts: Sequence[int], *parts: Rollout | Tensor
     ) -> tuple[Experience, Metrics]:
-        """The experience of a whole step, and its metrics.
+        """The experience of a whole step, and its metrics; `counts` and `parts` are those of a `Given`.
 
         Raises NumericError where a role computed what is not finite, or sampler and policy disagree; its message
         counts steps from 1, as metrics and transcripts do.
         """
-        from rlhf.ppo.experience import Passes, describe, make_experience, penalised_scores
+        from rlhf.ppo.experience import describe, make_experience
         from rlhf.ppo.transcripts import Transcript, decode_responses
-        from rlhf.rewards.total import shown
 
-        remaining = iter(parts)
-        kinds: list[list[Any]] = [[next(remaining) for _ in range(count)] for count in astuple(counts)]
-        rollout = concatenate(kinds[0], self.pad_token)
-        sources = [prompt.source for prompt in asked.prompts]
-        sheet = self._sheet(step, rollout, kinds[1])
-        reward = self._total(sheet, sources)
+        given = Given.of(counts, parts)
+        rollout = concatenate(given.rollout, self.pad_token)
+        reward = self._reward(rollout, self._sheet(step, rollout, given.scores), asked.sources)
         if isinstance(self.config.ppo.groups, EveryGroup):  # where groups are chosen, every rollout was looked at then
-            self._require_scored(step, sheet, reward)
-        logprobs, ref_logprobs, values = (
-            self._join(rollout, kind) if kind else torch.zeros(rollout.tokens.shape) for kind in kinds[2:5]
-        )
-        groups = torch.tensor(list(asked.groups))
-        greedy = torch.zeros(len(rollout))
-        if kinds[5]:
-            once = [source for _, source in sorted(dict(zip(asked.groups, sources, strict=True)).items())]
-            likely = concatenate(kinds[5], self.pad_token)
-            baseline = self._total(self._sheet(step, likely, kinds[6]), once)
-            greedy = (penalised_scores(likely, baseline.scores, self.config) + likely.turn_rewards.sum(dim=1))[groups]
-            reward = replace(reward, failed=reward.failed | baseline.failed[groups])
-        for role, numbers in (
-            ("policy", logprobs), ("reference", ref_logprobs), ("critic", values),
-            ("rollout", rollout.sampler_logprobs),
-        ):
-            self._require_finite(step, role, rollout, numbers)
-        passes = Passes(reward.scores, reward.failed, logprobs, ref_logprobs, values, groups, greedy)
+            self._require_scored(step, reward)
+        rollout = settled(rollout)
+        passes = self._passes(step, rollout, reward, asked, given)
         experience = make_experience(rollout, passes, kl_coef, self.config)
         responses = decode_responses(rollout, self.tokenizer)
-        metrics = {
-            **describe(rollout, passes, experience, self.config), **self._of_parts(sheet, reward),
-            **self._gold(asked, responses), **self._of_agreement(step, rollout, logprobs),
+        self._last = Transcript(asked.prompts, responses, rollout, passes, reward, experience)
+        return experience, {
+            **describe(rollout, passes, experience, self.config), **self._of_parts(reward),
+            **self._gold(asked, responses), **self._of_agreement(step, rollout, passes.logprobs),
         }
-        visible = shown(sheet, reward)
-        scores = {name: visible[:, k] for k, name in enumerate(self._parts())}
-        self._last = Transcript(asked.prompts, responses, rollout, passes, scores, experience)
-        return experience, metrics
+
+    def _passes(self, step: int, rollout: Rollout, reward: Total, asked: PromptBatch, given: Given) -> Passes:
+        """What the roles said, joined over their ranks. Raises NumericError where it is not finite."""
+        from rlhf.ppo.experience import Passes
+
+        found = {"policy": given.logprobs, "reference": given.ref_logprobs, "critic": given.values}
+        tokens = {role: self._join(rollout, parts) for role, parts in found.items()}
+        for role, numbers in {**tokens, "rollout": rollout.sampler_logprobs}.items():
+            self._require_finite(step, role, rollout, numbers)
+        groups = torch.tensor(list(asked.groups))
+        greedy, failed = self._greedy(step, asked, given)
+        return Passes(
+            reward.scores, reward.failed | failed[groups], tokens["policy"], tokens["reference"], tokens["critic"],
+            groups, greedy[groups],
+        )
+
+    def _greedy(self, step: int, asked: PromptBatch, given: Given) -> tuple[Tensor, Tensor]:
+        """Score and failure of the most likely response to each prompt, [G]; 0 and False where nobody asked."""
+        from rlhf.ppo.experience import penalised_scores
+
+        if not given.greedy_rollout:
+            count = max(asked.groups) + 1
+            return torch.zeros(count), torch.zeros(count, dtype=torch.bool)
+        rollout = concatenate(given.greedy_rollout, self.pad_token)
+        once = [source for _, source in sorted(dict(zip(asked.groups, asked.sources, strict=True)).items())]
+        found = self._reward(rollout, self._sheet(step, rollout, given.greedy_scores), once)
+        rollout = settled(rollout)
+        return penalised_scores(rollout, found.scores, self.config) + rollout.turn_rewards.sum(dim=1), found.failed
 
     def keep_informative(
-        self, asked: PromptBatch, limit: int, before: int, shards: int, *parts: Any
+        self, step: int, asked: PromptBatch, limit: int, before: int, shards: int, *parts: Any
     ) -> tuple[Rollout, Tensor, list[int]]:
         """Rows of the first `limit` groups whose scores differ: their rollout, scores [b, K], and numbers in `asked`.
 
@@ -113,41 +135,37 @@ class ExperienceProcess(RoleProcess):
         from rlhf.objectives.group import informative_groups, without
 
         sampled = concatenate(parts[before : before + shards], self.pad_token)
-        step = sampled.policy_version
-        sheet = self._sheet(step, sampled, list(parts[before + shards :]))
-        new = [prompt.source for prompt in asked.prompts[len(asked) - len(sampled) :]]
-        self._require_scored(step, sheet, self._total(sheet, new))
+        sheet = self._sheet(step, sampled, parts[before + shards :])
+        self._require_scored(step, self._reward(sampled, sheet, asked.sources[len(asked) - len(sampled) :]))
         if before:
             sampled = concatenate([parts[0], sampled], self.pad_token)
             sheet = torch.cat([parts[1], sheet])
         groups = torch.tensor(list(asked.groups))
-        reward = self._total(sheet, [prompt.source for prompt in asked.prompts])
-        whole = reward.scores + sampled.turn_rewards.sum(dim=1)
+        reward = self._reward(sampled, sheet, asked.sources)
+        whole = reward.scores + settled(sampled).turn_rewards.sum(dim=1)
         informative = informative_groups(whole, without(reward.failed, groups))
         chosen = groups[informative].unique()[:limit]
         rows = torch.isin(groups, chosen).nonzero().flatten().tolist()
         return select(sampled, rows), sheet[rows], rows
 
     def write_rollout(
-        self, path: Path, asked: PromptBatch, prompts_used: int, metrics: Metrics, counts: tuple[int, int, int, int],
+        self, path: Path, step: int, asked: PromptBatch, prompts_used: int, metrics: Metrics, counts: Sequence[int],
         *parts: Any,
     ) -> Metrics:
-        """Write a scored rollout. `parts`: as many shards, scores, greedy shards and greedy scores as `counts` says."""
+        """Write the scored rollout of a step; `counts` and `parts` are those of a `Given`."""
         from rlhf.ppo.rollout_file import SavedRollout, ScoredRows, write_rollout
         from rlhf.ppo.transcripts import decode_responses
 
-        remaining = iter(parts)
-        shards, scores, greedy_shards, greedy_scores = [[next(remaining) for _ in range(count)] for count in counts]
-
-        def rows(shards: list[Rollout], scores: list[Tensor]) -> ScoredRows:
+        def rows(shards: Sequence[Rollout], scores: Sequence[Tensor]) -> ScoredRows:
             rollout = concatenate(shards, self.pad_token)
-            return ScoredRows(rollout, self._sheet(rollout.policy_version, rollout, scores))
+            return ScoredRows(rollout, self._sheet(step, rollout, scores))
 
-        sampled = rows(shards, scores)
-        greedy = rows(greedy_shards, greedy_scores) if greedy_shards else None
+        given = Given.of(counts, parts)
+        sampled = rows(given.rollout, given.scores)
+        greedy = rows(given.greedy_rollout, given.greedy_scores) if given.greedy_rollout else None
         responses = decode_responses(sampled.rollout, self.tokenizer)
         write_rollout(path, SavedRollout(asked, sampled, self._parts(), prompts_used, metrics, greedy), responses)
-        return {**self._of_rollout(asked, sampled.rollout, sampled.scores), **self._gold(asked, responses)}
+        return {**self._of_rollout(step, asked, sampled.rollout, sampled.scores), **self._gold(asked, responses)}
 
     def read_rollout(self, path: Path) -> tuple[Any, Rollout, Tensor, Any, Any]:
         """What `write_rollout` wrote: (asked, prompts used, metrics, has greedy rows), and its tensors."""
@@ -169,13 +187,14 @@ class ExperienceProcess(RoleProcess):
         greedy = (saved.greedy.rollout, saved.greedy.scores) if saved.greedy is not None else (None, None)
         return (said, saved.sampled.rollout, saved.sampled.scores, *greedy)
 
-    def _of_rollout(self, asked: PromptBatch, rollout: Rollout, sheet: Tensor) -> Metrics:
+    def _of_rollout(self, step: int, asked: PromptBatch, rollout: Rollout, sheet: Tensor) -> Metrics:
         """What is known of a rollout before any learner has seen it."""
         from rlhf.ppo.experience import describe_rollout
 
-        reward = self._total(sheet, [prompt.source for prompt in asked.prompts])
-        self._require_scored(rollout.policy_version, sheet, reward)
-        return {**describe_rollout(rollout, reward.scores, reward.failed, self.config), **self._of_parts(sheet, reward)}
+        reward = self._reward(rollout, sheet, asked.sources)
+        self._require_scored(step, reward)
+        said = describe_rollout(settled(rollout), reward.scores, reward.failed, self.config)
+        return {**said, **self._of_parts(reward)}
 
     def _gold(self, asked: PromptBatch, responses: list[str]) -> Metrics:
         from rlhf.ppo.transcripts import gold_scores
@@ -189,16 +208,16 @@ class ExperienceProcess(RoleProcess):
 
         write_transcripts(self.work / "transcripts", step, self.config.transcripts_rows, self._last)
 
-    def _of_parts(self, sheet: Tensor, found: Total) -> Metrics:
-        """A reward of one model says nothing more than its score."""
+    def _of_parts(self, found: Total) -> Metrics:
+        """A reward of one model alone says nothing more than its score."""
         from rlhf.rewards.total import describe_parts
 
-        return describe_parts(sheet, found, self._parts()) if self.config.reward.parts else {}
+        return describe_parts(found) if self.config.reward.parts or self.config.environment is not None else {}
 
     def _parts(self) -> list[str]:
         return list(self.config.reward.contributions())
 
-    def _sheet(self, step: int, rollout: Rollout, tensors: list[Tensor]) -> Tensor:
+    def _sheet(self, step: int, rollout: Rollout, tensors: Sequence[Tensor]) -> Tensor:
         """Scores of every part, [B, K] float32, from what the ranks of each part in turn answered.
 
         Raises NumericError where a reward model answered what is not finite.
@@ -214,22 +233,28 @@ class ExperienceProcess(RoleProcess):
                 self._require_finite(step, reward_role(name), rollout, columns[-1])
         return torch.stack(columns, dim=1) if columns else torch.zeros(len(rollout), 0)
 
-    def _total(self, sheet: Tensor, sources: list[str]) -> Total:
+    def _reward(self, rollout: Rollout, sheet: Tensor, sources: Sequence[str]) -> Total:
+        """The sum of the parts; a row whose environment failed has no score either."""
         from rlhf.rewards.total import total
 
-        return total(sheet, sources, list(self.config.reward.contributions().values()))
+        found = total(sheet, sources, self.config.reward.contributions())
+        return replace(found, failed=found.failed | rollout.failed)
 
-    def _require_scored(self, step: int, sheet: Tensor, found: Total) -> None:
+    def _require_scored(self, step: int, found: Total) -> None:
         """Raises RunError when more samples of a rollout have no score than the config allows."""
         failures, failed = self.config.reward.failures, int(found.failed.sum())
-        if isinstance(failures, SkipFailures) and failed > failures.max_fraction * len(sheet):
-            parts = [name for k, name in enumerate(self._parts()) if bool(sheet[:, k].isnan().any())]
+        if isinstance(failures, SkipFailures) and failed > failures.max_fraction * len(found.failed):
+            missing = set().union(*found.without_score())
+            parts = [name for name in found.names if name in missing] or ["the environment"]
             raise RunError(
-                f"step {step + 1}: {failed} of {len(sheet)} samples have no score of {', '.join(parts)}, more than "
-                f"reward.failures.max_fraction = {failures.max_fraction:g}; the logs of the reward's actors say why"
+                f"step {step + 1}: {failed} of {len(found.failed)} samples have no score of {', '.join(parts)}, more "
+                f"than reward.failures.max_fraction = {failures.max_fraction:g}; the logs of its actors say why"
             )
 
-    def _join(self, rollout: Rollout, parts: list[Tensor]) -> Tensor:
+    def _join(self, rollout: Rollout, parts: Sequence[Tensor]) -> Tensor:
+        """One tensor for all rows from those of the ranks; zeros [B, T] where nobody was asked."""
+        if not parts:
+            return torch.zeros(rollout.tokens.shape)
         rows = partition.balance(rollout.lengths(), len(parts))
         return scatter_rows(parts, rows, rollout.tokens.shape[1])
 
@@ -272,3 +297,8 @@ class ExperienceProcess(RoleProcess):
                 f"precisions differ (bfloat16 needs a bound near 1)"
             )
         return metrics
+
+
+def settled(rollout: Rollout) -> Rollout:
+    """The rollout with nothing paid where an environment failed."""
+    return replace(rollout, turn_rewards=rollout.turn_rewards.masked_fill(rollout.failed[:, None], 0.0))

@@ -58,7 +58,7 @@ def _sample(config: PPOConfig, plan: Plan, context: RunContext, recorder: RunRec
         for step in range(config.steps):
             collected = sampling.collector.collect(step, 0, prompts_used)
             path = rollout_file(context.work.absolute() / ROLLOUTS, step)
-            said = sampling.store.write(path, collected).get()
+            said = sampling.store.write(path, step, collected).get()
             recorder.record(step + 1, {**values(collected.metrics), **values(said)})
             prompts_used = collected.prompts_used
     with context.publishing() as draft:

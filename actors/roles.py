@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import ray
 from ray import ObjectRef
 
-from actors.experience import Parts
+from actors.experience import Given
 from actors.pool import Pending, Pool, RemoteTensors
 from rlhf.batch import PromptBatch, joined
 from rlhf.interfaces import Collected, Kept, ScoredRollout
@@ -200,6 +200,15 @@ class NoCritic:
         return Pending([], lambda _: None)
 
 
+def given_of(collected: Collected, **passes: list) -> Given:
+    """References to what was sampled and scored, and to the passes over it."""
+    greedy = collected.greedy
+    likely = (greedy.rollout.shards, greedy.scores.parts) if greedy else ((), ())
+    return Given(
+        collected.rollout.shards, collected.scores.parts, greedy_rollout=likely[0], greedy_scores=likely[1], **passes
+    )
+
+
 class RemoteExperienceMaker:
     """The experience maker's process."""
 
@@ -210,23 +219,20 @@ class RemoteExperienceMaker:
         self, step: int, kl_coef: float, collected: Collected, logprobs: RemoteTensors, ref_logprobs: RemoteTensors,
         values: RemoteTensors,
     ) -> RemoteExperience:
-        greedy = collected.greedy
-        kinds = (
-            collected.rollout.shards, collected.scores.parts, logprobs.parts, ref_logprobs.parts, values.parts,
-            greedy.rollout.shards if greedy else [], greedy.scores.parts if greedy else [],
+        given = given_of(
+            collected, logprobs=logprobs.parts, ref_logprobs=ref_logprobs.parts, values=values.parts
         )
-        counts, parts = Parts(*map(len, kinds)), [ref for kind in kinds for ref in kind]
-        asked = collected.rollout.asked
-        ref, metrics = self.actor.build.options(num_returns=2).remote(step, kl_coef, asked, counts, *parts)
+        said = (step, kl_coef, collected.rollout.asked, given.counts())
+        ref, metrics = self.actor.build.options(num_returns=2).remote(*said, *given.flat())
         return RemoteExperience(ref, metrics, kl_coef)
 
-    def keep(self, kept: Kept | None, sampled: ScoredRollout, limit: int) -> Kept:
+    def keep(self, step: int, kept: Kept | None, sampled: ScoredRollout, limit: int) -> Kept:
         """The informative groups of a rollout beside those kept before; rows stay in the object store."""
         before = [kept.rollout.shards[0], kept.scores.parts[0]] if kept else []
         shards, scores = sampled.rollout.shards, sampled.scores.parts
         asked = joined([kept.rollout.asked, sampled.rollout.asked]) if kept else sampled.rollout.asked
         rollout, numbers, rows = self.actor.keep_informative.options(num_returns=3).remote(
-            asked, limit, len(before), len(shards), *before, *shards, *scores
+            step, asked, limit, len(before), len(shards), *before, *shards, *scores
         )
         chosen = asked.rows(ray.get(rows))
         whole = RemoteRollout(chosen, [rollout], [])

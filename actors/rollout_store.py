@@ -8,7 +8,7 @@ from pathlib import Path
 import ray
 
 from actors.pool import Pending, RemoteTensors
-from actors.roles import RemoteRollout
+from actors.roles import RemoteRollout, given_of
 from rlhf.interfaces import Collected, ScoredRollout
 from rlhf.metrics import Metrics, merge
 
@@ -19,16 +19,11 @@ class RemoteRolloutStore:
 
     actor: ray.actor.ActorHandle
 
-    def write(self, path: Path, collected: Collected) -> Pending[Metrics]:
-        """Write a rollout with its scores; the metrics say what is in it."""
-        greedy = collected.greedy
-        kinds = (
-            collected.rollout.shards, collected.scores.parts,
-            greedy.rollout.shards if greedy else [], greedy.scores.parts if greedy else [],
-        )
-        counts, parts = tuple(map(len, kinds)), [ref for kind in kinds for ref in kind]
-        asked, used = collected.rollout.asked, collected.prompts_used
-        return Pending([self.actor.write_rollout.remote(path, asked, used, collected.metrics, counts, *parts)], merge)
+    def write(self, path: Path, step: int, collected: Collected) -> Pending[Metrics]:
+        """Write the rollout of a step with its scores; the metrics say what is in it."""
+        given = given_of(collected)
+        said = (path, step, collected.rollout.asked, collected.prompts_used, collected.metrics, given.counts())
+        return Pending([self.actor.write_rollout.remote(*said, *given.flat())], merge)
 
     def read(self, path: Path) -> Collected:
         """The rollout that `write` wrote. Raises DataError when the file is none."""

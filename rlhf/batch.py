@@ -44,6 +44,11 @@ class PromptBatch:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    @property
+    def sources(self) -> list[str]:
+        """The data source of each entry."""
+        return [prompt.source for prompt in self.prompts]
+
     def rows(self, chosen: Sequence[int]) -> PromptBatch:
         """Some of the entries, their groups numbered anew from 0 in the order in which they appear."""
         numbers: dict[int, int] = {}
@@ -68,7 +73,8 @@ class Rollout:
     tokens [B, T] int64; attention_mask [B, T] bool; response_mask [B, T] bool, the sampled tokens and the
     only ones trained on; sampler_logprobs [B, T] float32, under the engine that sampled; finished [B] bool,
     False where the length limit cut the response; policy_version, of the weights that sampled; turn_rewards [B, T]
-    float32, what an environment paid on emitting each token, 0 everywhere without one.
+    float32, what an environment paid on emitting each token, 0 everywhere without one; NaN somewhere in a row whose
+    environment failed.
     """
 
     tokens: Tensor
@@ -94,6 +100,11 @@ class Rollout:
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
+
+    @property
+    def failed(self) -> Tensor:
+        """Which rows' environments failed, [B] bool."""
+        return self.turn_rewards.isnan().any(dim=1)
 
     def lengths(self) -> list[int]:
         """Tokens of each row, prompt and response, without padding."""

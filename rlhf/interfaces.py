@@ -80,7 +80,7 @@ class Kept(ScoredRollout):
 class GroupFilter(Protocol):
     """Keeps the groups of a rollout that say which response is better."""
 
-    def keep(self, kept: Kept | None, sampled: ScoredRollout, limit: int) -> Kept:
+    def keep(self, step: int, kept: Kept | None, sampled: ScoredRollout, limit: int) -> Kept:
         """What was kept before and the informative groups of `sampled`, `limit` at most. Waits for the scores."""
 
 
@@ -100,8 +100,8 @@ class Collector(Protocol):
 class RolloutStore(Protocol):
     """Keeps scored rollouts as files."""
 
-    def write(self, path: Path, collected: Collected) -> Handle[Metrics]:
-        """Write a rollout, token by token, with its scores; the metrics say what is in it."""
+    def write(self, path: Path, step: int, collected: Collected) -> Handle[Metrics]:
+        """Write the rollout of a step, token by token, with its scores; the metrics say what is in it."""
 
     def read(self, path: Path) -> Collected:
         """The rollout that `write` wrote. Raises DataError when the file is none."""

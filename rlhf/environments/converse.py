@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from rlhf.environments.environment import Turn
 from rlhf.environments.episode import Episode, turn_seed
 from rlhf.environments.turns import TurnTemplate
 from rlhf.errors import RunError, UserError
+from rlhf.rewards.config import Failures, StopOnFailure
 from rlhf.rewards.sample import Failure, checked
 from rlhf.sampling.vllm_engine import Completion, Sampling
 
@@ -21,9 +23,10 @@ Complete = Callable[[Sequence[Sequence[int]], Sequence[Sampling], Sequence[int]]
 
 @dataclass(frozen=True)
 class Conversation:
-    """How turns are taken. `context` is the engine's, in tokens."""
+    """How turns are taken. `context` is the engine's, in tokens; `failures`, what an environment's error means."""
 
     config: EnvironmentConfig
+    failures: Failures
     template: TurnTemplate
     tokenizer: Any
     sampling: Sampling
@@ -31,13 +34,15 @@ class Conversation:
 
     async def begin(self, episodes: Sequence[Episode], prompts: Sequence[Prompt]) -> None:
         """Reset the environments, all at once. Raises RunError as `run` does."""
-        await asyncio.gather(*(
-            self._within(episode.environment.reset(prompt), "reset", f"the prompt was {prompt.id}")
-            for episode, prompt in zip(episodes, prompts, strict=True)
-        ))
+        await asyncio.gather(*(self._begin(*pair) for pair in zip(episodes, prompts, strict=True)))
+
+    async def _begin(self, episode: Episode, prompt: Prompt) -> None:
+        with self._failing(episode):
+            await self._within(episode.environment.reset(prompt), "reset", f"the prompt was {prompt.id}")
 
     async def run(self, episodes: Sequence[Episode], complete: Complete) -> None:
-        """Play all episodes to their end. Raises RunError when an environment fails or does not answer in time."""
+        """Play all episodes to their end. Raises RunError when an environment fails or does not answer in time, unless
+        the config says to go on without that episode."""
         while asked := [episode for episode in episodes if episode.open]:
             contexts = [episode.context for episode in asked]
             room = [min(self.sampling.max_new_tokens, self.context - len(each)) for each in contexts]
@@ -51,14 +56,29 @@ class Conversation:
             episode.respond(completion, 0.0)
             return episode.end(finished=False)
         text = self.tokenizer.decode(list(completion.token_ids), skip_special_tokens=True)
-        turn = await self._answer(episode, text)
-        episode.respond(completion, turn.reward)
+        turn = None
+        with self._failing(episode):
+            turn = await self._answer(episode, text)
+        episode.respond(completion, turn.reward if turn else 0.0)
+        if turn is None:
+            return
         if turn.done:
             return episode.end(finished=True)
         observation = self.template.tokens(turn.observation)
         if episode.turns == self.config.max_turns or len(episode.context) + len(observation) >= self.context:
             return episode.end(finished=False)
         episode.observe(observation)
+
+    @contextmanager
+    def _failing(self, episode: Episode) -> Iterator[None]:
+        """What an error of the environment means: the end of the run, or of the episode."""
+        try:
+            yield
+        except RunError as error:
+            if isinstance(self.failures, StopOnFailure):
+                raise RunError(f"{error}; mend that, or set reward.failures.kind: skip") from error
+            print(error, flush=True)  # in the actor's log
+            episode.fail()
 
     async def _answer(self, episode: Episode, text: str) -> Turn:
         heard = f"the response was {text!r:.80}"

@@ -26,6 +26,7 @@ class Episode:
     turns: int = 0
     open: bool = True
     finished: bool = False
+    failed: bool = False
 
     @property
     def context(self) -> list[int]:
@@ -48,6 +49,11 @@ class Episode:
         """`finished`: by itself, and not because something was cut."""
         self.open, self.finished = False, finished
 
+    def fail(self) -> None:
+        """The environment has no more to say, and what it said is worth nothing."""
+        self.end(finished=False)
+        self.failed = True
+
     def _add(self, tokens: Sequence[int], sampled: bool, logprobs: Sequence[float]) -> None:
         self.tokens.extend(tokens)
         self.sampled.extend([sampled] * len(tokens))
@@ -61,7 +67,7 @@ def turn_seed(seed: int, turn: int) -> int:
 
 
 def rollout_of(episodes: Sequence[Episode], pad_token: int, version: int) -> Rollout:
-    """All episodes as one right-padded rollout."""
+    """All episodes as one right-padded rollout; the last token of one that failed is paid NaN."""
     whole = from_completions(
         [episode.prompt for episode in episodes], [episode.tokens for episode in episodes],
         [episode.logprobs for episode in episodes], [episode.finished for episode in episodes], pad_token, version,
@@ -72,6 +78,8 @@ def rollout_of(episodes: Sequence[Episode], pad_token: int, version: int) -> Rol
         end = start + len(episode.tokens)
         response[row, start:end] = torch.tensor(episode.sampled, dtype=torch.bool)
         paid[row, start:end] = torch.tensor(episode.rewards)
+        if episode.failed:
+            paid[row, end - 1] = torch.nan
     return Rollout(
         whole.tokens, whole.attention_mask, response, whole.sampler_logprobs, whole.finished, version, paid
     )

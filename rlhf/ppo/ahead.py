@@ -26,6 +26,7 @@ class Ahead:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
         self._waiting: deque[Future[Collected]] = deque()
         self._prompts_used: int | None = None
+        self._step = -1  # whose rollout was taken last; the first that waits is the next one's
 
     def collect(self, step: int, version: int, prompts_used: int) -> Collected:
         """The rollout of `step`; the next ones are under way when it returns."""
@@ -33,6 +34,7 @@ class Ahead:
             self._prompts_used = prompts_used
         while len(self._waiting) <= self.staleness and step + len(self._waiting) < self.steps:
             self._waiting.append(self._thread.submit(self._next, step + len(self._waiting), version))
+        self._step = step
         return self._waiting.popleft().result()
 
     def _next(self, step: int, version: int) -> Collected:
@@ -49,7 +51,9 @@ class Ahead:
     def save(self, directory: Path) -> Handle[None]:
         """Write the rollouts that wait for their step."""
         waiting = [future.result() for future in self._waiting]
-        return _All([self.store.write(_file(directory, k), collected) for k, collected in enumerate(waiting)])
+        return _All([
+            self.store.write(_file(directory, k), self._step + 1 + k, collected) for k, collected in enumerate(waiting)
+        ])
 
     def load(self, directory: Path) -> None:
         """Take the rollouts that wait in a checkpoint."""

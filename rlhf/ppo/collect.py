@@ -75,7 +75,7 @@ class UntilInformative(NothingAhead):
             with self.sampler.resident():
                 rollout = self.sampler.generate(batch, version)
                 said.append(rollout.get())
-            kept = self.groups.keep(kept, ScoredRollout(rollout, self.reward.score(rollout)), wanted)
+            kept = self.groups.keep(step, kept, ScoredRollout(rollout, self.reward.score(rollout)), wanted)
             if kept.groups == wanted:
                 metrics = merge([*said, {"group/rollouts": Max(drawn + 1.0)}])
                 return Collected(kept.rollout, kept.scores, prompts_used + (drawn + 1) * wanted, metrics)

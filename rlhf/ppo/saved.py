@@ -24,7 +24,7 @@ class Saving:
 
     def collect(self, step: int, version: int, prompts_used: int) -> Collected:
         collected = self.collector.collect(step, version, prompts_used)
-        self.store.write(rollout_file(self.directory, step), collected).get()
+        self.store.write(rollout_file(self.directory, step), step, collected).get()
         return collected
 
     def save(self, directory: Path) -> Handle[None]:

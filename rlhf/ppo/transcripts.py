@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from rlhf.batch import Experience, Prompt, Rollout
 from rlhf.ppo.experience import Passes, kl_per_response
+from rlhf.rewards.total import Total
 from rlhf.tasks import gold_score, is_checkable
 
 
@@ -31,31 +30,43 @@ def decode_responses(rollout: Rollout, tokenizer: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What is known of the rows of a step: asked and answered, scored in all and by each part, and trained on."""
+    """What is known of the rows of a step: asked and answered, scored, and trained on."""
 
     prompts: Sequence[Prompt]
     responses: Sequence[str]
     rollout: Rollout
     passes: Passes
-    parts: Mapping[str, Tensor]
+    reward: Total
     experience: Experience
+
+
+def failures(transcript: Transcript) -> list[str]:
+    """Row by row, who gave no score: parts of the reward, `environment`, or `greedy`, the response to compare with."""
+    rows = zip(
+        transcript.reward.without_score(), transcript.reward.failed.tolist(), transcript.passes.failed.tolist(),
+        strict=True,
+    )
+    return [", ".join(parts) or ("environment" if failed else "greedy" if left_out else "")
+            for parts, failed, left_out in rows]
 
 
 def write_transcripts(directory: Path, step: int, limit: int, transcript: Transcript) -> Path:
     """Write the first `limit` rows of a step; a half-written file never carries the final name.
 
-    `score` is empty for a response without one. Where the reward has several parts, `score/NAME` is the score of each,
-    before its weight.
+    `score` is empty for a response without one, and `failed` then names the parts of the reward that gave none. Where
+    the reward has several parts, `score/NAME` is the score of each, before its weight.
     """
     import pandas as pd
 
     prompts, responses, rollout = transcript.prompts, transcript.responses, transcript.rollout
-    several = transcript.parts if len(transcript.parts) > 1 else {}
+    reward = transcript.reward
+    several = reward.shown() if len(reward.names) > 1 else {}
     frame = pd.DataFrame({
         "step": step,
         "prompt": [prompt.text for prompt in prompts],
         "response": list(responses),
         "score": transcript.passes.scores.masked_fill(transcript.passes.failed, float("nan")).tolist(),
+        "failed": failures(transcript),
         **{f"score/{name}": scores.tolist() for name, scores in several.items()},
         "gold": pd.array(gold_scores(prompts, responses), dtype="Float64").to_numpy("float64", na_value=float("nan")),
         "kl": kl_per_response(rollout, transcript.experience).tolist(),

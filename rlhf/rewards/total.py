@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,27 +16,43 @@ DEVIATION_FLOOR = 1e-6  # of a part that scores all rows alike: its scores say n
 
 @dataclass(frozen=True)
 class Total:
-    """scores [B] float32, 0 where a part failed; failed [B] bool; `applies` [B, K] bool, which parts scored a row."""
+    """What K parts of a reward say of B rows.
+
+    scores [B] float32, 0 where a part failed; failed [B] bool; sheet [B, K] float32, what each part said, NaN where it
+    failed; applies [B, K] bool, which parts scored a row; names, those of the parts.
+    """
 
     scores: Tensor
     failed: Tensor
+    sheet: Tensor
     applies: Tensor
+    names: Sequence[str]
+
+    def shown(self) -> dict[str, Tensor]:
+        """The scores of each part for people: NaN also where it does not apply; [B] each."""
+        visible = self.sheet.masked_fill(~self.applies, torch.nan)
+        return {name: visible[:, k] for k, name in enumerate(self.names)}
+
+    def without_score(self) -> list[list[str]]:
+        """Row by row, the parts that failed."""
+        missing = (self.sheet.isnan() & self.applies).tolist()
+        return [[name for name, is_missing in zip(self.names, row, strict=True) if is_missing] for row in missing]
 
 
-def total(sheet: Tensor, sources: Sequence[str], parts: Sequence[Contribution]) -> Total:
+def total(sheet: Tensor, sources: Sequence[str], parts: Mapping[str, Contribution]) -> Total:
     """Σ_k weight_k · normalised score_k over the parts that apply to each row.
 
-    sheet [B, K] float32, NaN where a part that applies failed; sources, the data source of each row.
+    sheet [B, K] float32, NaN where a part that applies failed; sources, the data source of each row; parts by name.
     """
     applies = torch.zeros(sheet.shape, dtype=torch.bool)
-    for k, part in enumerate(parts):
+    for k, part in enumerate(parts.values()):
         applies[:, k] = torch.tensor(part.applies_to(sources), dtype=torch.bool)
     failed = (sheet.isnan() & applies).any(dim=1)
     scores = torch.zeros(len(sheet))
-    for k, part in enumerate(parts):
+    for k, part in enumerate(parts.values()):
         rows = applies[:, k] & ~failed
         scores[rows] += part.weight * normalised(sheet[rows, k], part.normalise)
-    return Total(scores, failed, applies)
+    return Total(scores, failed, sheet, applies, list(parts))
 
 
 def normalised(scores: Tensor, config: Normalisation) -> Tensor:
@@ -48,16 +64,11 @@ def normalised(scores: Tensor, config: Normalisation) -> Tensor:
     return scores
 
 
-def shown(sheet: Tensor, found: Total) -> Tensor:
-    """The sheet for people: NaN also where a part does not apply. [B, K]."""
-    return sheet.masked_fill(~found.applies, torch.nan)
-
-
-def describe_parts(sheet: Tensor, found: Total, names: Sequence[str]) -> Metrics:
+def describe_parts(found: Total) -> Metrics:
     """Mean raw score of each part over the rows that it scored, and the share of rows without a score."""
-    metrics: Metrics = {"reward/failed_fraction": Mean(float(found.failed.sum()), float(len(sheet)))}
-    for k, name in enumerate(names):
-        scored = sheet[found.applies[:, k] & ~sheet[:, k].isnan(), k]
+    metrics: Metrics = {"reward/failed_fraction": Mean(float(found.failed.sum()), float(len(found.sheet)))}
+    for name, scores in found.shown().items():
+        scored = scores[~scores.isnan()]
         if len(scored):
             metrics[f"reward/part/{name}"] = Mean(float(scored.sum()), float(len(scored)))
     return metrics

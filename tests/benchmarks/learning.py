@@ -106,7 +106,7 @@ def line(result: Result) -> str:
 
 
 def table(results: Sequence[Result], methods: Sequence[str]) -> str:
-    """One row per method: every seed's gold score; means; and the shortest time, since other work may run beside one."""
+    """One row per method: every seed's gold score, means, and the shortest time, as other work may run beside one."""
     lines = ["| method | gold score, by seed | over SFT | reward | KL, nats/response | shortest s | tokens |"]
     lines.append("|---|---|---:|---:|---:|---:|---:|")
     for method in methods:

@@ -9,9 +9,10 @@ import pytest
 
 from rlhf.errors import RunError
 from rlhf.metrics import read_json_lines
-from tests.end_to_end.jobs import config_of, context_of, small
+from tests.end_to_end.jobs import config_of, context_of, small, transcript_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+SKIP = {"kind": "skip", "max_fraction": 0.9}
 ENVIRONMENT = """
 from rlhf.environments.environment import Turn
 
@@ -25,6 +26,12 @@ class Counting:
     async def step(self, response):
         self.left -= 1
         return Turn(f"{self.word} 请排序 {self.left}", float(len(response)) / 10, self.left == 0)
+
+class Moody(Counting):
+    async def reset(self, prompt):
+        await super().reset(prompt)
+        if int(self.word) % 3 == 0:
+            raise LookupError("a number that I do not like")
 
 class Broken(Counting):
     async def step(self, response):
@@ -46,11 +53,12 @@ def test_turns_are_sampled_and_trained_on_as_one_token_sequence(ray_cluster, tin
     changes = {
         "gae": {"rollout": {**rollout, "prompts_per_step": 10, "resources": {"ranks": 2}}},  # and a critic, two ranks
         "rloo": small(
-            ppo={"advantage": {"kind": "rloo"}}, reward={"model": None}, policy={"optimizer": {"learning_rate": 1e-4}},
+            ppo={"advantage": {"kind": "rloo"}}, reward={"model": None, "failures": SKIP}, policy={"optimizer": {"learning_rate": 1e-4}},
             rollout={**rollout, "responses_per_prompt": 2, "prompts_per_step": 6},
         ),
     }[kind]
-    config = config_of(tiny_models, tmp_path / "ppo", environment=environment(tmp_path), steps=2, **changes)
+    made = environment(tmp_path, "Moody" if kind == "rloo" else "Counting")
+    config = config_of(tiny_models, tmp_path / "ppo", environment=made, steps=2, **changes)
     published = run(config, context_of(config.output))
     rows = read_json_lines(published.path / "metrics.jsonl")
     assert max(row["sync/logprob_gap_max"] for row in rows) <= 1e-4
@@ -60,6 +68,13 @@ def test_turns_are_sampled_and_trained_on_as_one_token_sequence(ray_cluster, tin
     several = frame[[turns_in(mask) > 1 for mask in frame["response_mask"]]]
     assert len(several) >= 2 and several["response"].str.contains("请排序 2", regex=False).all()
     assert (several["turn_rewards"].map(sum) > 0).any()  # not of those that said nothing
+    transcript = transcript_of(published.path, 1)
+    failed = transcript["prompt"].str.extract(r"(\d+)")[0].astype(int) % 3 == 0
+    if kind == "gae":
+        failed &= False
+    assert (transcript["failed"] == failed.map({True: "environment", False: ""})).all()
+    assert (transcript["score"].isna() == failed).all() and failed.any() == (kind == "rloo")
+    assert rows[0]["reward/failed_fraction"] == pytest.approx(failed.mean())
 
 
 def turns_in(mask) -> int:

@@ -87,7 +87,7 @@ def test_all_kinds_of_parts_add_up(ray_cluster, tiny_models, service, prompts, t
     wanted = frame["score/model"] + 0.5 * frame["score/twin"] - 0.5 * frame["score/remote"]
     wanted = wanted + 0.1 * frame["score/length"].fillna(0) + frame["score/answer"].fillna(0)
     assert frame["score"][~failed].to_numpy() == pytest.approx(wanted[~failed].to_numpy(), abs=1e-5)
-    assert frame["score"][failed].isna().all()
+    assert frame["score"][failed].isna().all() and (frame["failed"] == failed.map({True: "length", False: ""})).all()
     assert rows[1]["reward/score"] == pytest.approx(frame["score"].mean(), abs=1e-5)
     assert max(row["sync/logprob_gap_max"] for row in rows) <= 1e-4
 

@@ -15,9 +15,11 @@ from rlhf.environments.environment import Turn
 from rlhf.environments.episode import Episode, rollout_of, turn_seed
 from rlhf.environments.turns import TurnTemplate
 from rlhf.errors import ConfigError, RunError
+from rlhf.rewards.config import Failures, SkipFailures, StopOnFailure
 from rlhf.sampling.vllm_engine import Completion, Sampling
 
 SAMPLING = Sampling(max_new_tokens=8, temperature=0.7)
+STOP = StopOnFailure()
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,9 @@ class Scripted:
         self.turns = list(turns)
         self.heard: list[str] = []
 
-    async def reset(self, prompt: Prompt) -> None: ...
+    async def reset(self, prompt: Prompt) -> None:
+        if self.turns and isinstance(self.turns[0], LookupError):
+            raise self.turns[0]
 
     async def step(self, response: str) -> Turn:
         self.heard.append(response)
@@ -47,7 +51,10 @@ class Scripted:
         return turn
 
 
-def play(tokenizer, environments: Sequence[Scripted], answer: Callable, context: int = 200, **changes):
+def play(
+    tokenizer, environments: Sequence[Scripted], answer: Callable, context: int = 200,
+    failures: Failures = STOP, **changes,
+):
     """Episodes of the prompt [5, 6] after their end, and what the engine was asked, turn by turn."""
     asked: list[tuple] = []
 
@@ -58,8 +65,14 @@ def play(tokenizer, environments: Sequence[Scripted], answer: Callable, context:
     config = validate(PythonEnvironment, {"kind": "python", "factory": "x:y", **changes})
     template = TurnTemplate(tokenizer, config.observation_role)
     episodes = [Episode(environment, [5, 6], seed) for seed, environment in enumerate(environments)]
-    asyncio.run(Conversation(config, template, tokenizer, SAMPLING, context).run(episodes, complete))
+    conversation = Conversation(config, failures, template, tokenizer, SAMPLING, context)
+    asyncio.run(play_through(conversation, episodes, complete))
     return episodes, asked
+
+
+async def play_through(conversation: Conversation, episodes: Sequence[Episode], complete: Callable) -> None:
+    await conversation.begin(episodes, [Prompt(str(k), (5, 6)) for k in range(len(episodes))])
+    await conversation.run(episodes, complete)
 
 
 def ended(tokenizer, text: str) -> Completion:
@@ -130,6 +143,25 @@ def test_turns_and_context_run_out(tokenizer) -> None:
 def test_an_environment_that_fails_stops_the_run(tokenizer, turn, said: str) -> None:
     with pytest.raises(RunError, match=said):
         play(tokenizer, [Scripted(turn)], lambda turn, context: ended(tokenizer, "1"), timeout_s=0.1)
+
+
+def test_a_failing_environment_can_cost_its_episode_alone(tokenizer, capsys) -> None:
+    environments = [
+        Scripted(LookupError("no such task")), Scripted(Turn("o", 0.5, False), ValueError("broken")),
+        Scripted(Turn("", 1.0, True)),
+    ]
+    episodes, _ = play(
+        tokenizer, environments, lambda turn, context: ended(tokenizer, "1"),
+        failures=SkipFailures(kind="skip", max_fraction=0.9),
+    )
+    rollout = rollout_of(episodes, 0, 0)
+    assert rollout.failed.tolist() == [True, True, False] and rollout.finished.tolist() == [False, False, True]
+    assert rollout.response_mask.any(dim=1).tolist() == [False, True, True]
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        "environment: reset raised LookupError: no such task; the prompt was 0",
+        "environment: step raised ValueError: broken; the response was '1'",
+    ]
 
 
 def test_an_observation_cannot_end_its_turn(tokenizer) -> None:

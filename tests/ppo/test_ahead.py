@@ -38,7 +38,7 @@ class Shelf:
 
     kept: dict[Path, Collected] = field(default_factory=dict)
 
-    def write(self, path: Path, collected: Collected) -> Nothing:
+    def write(self, path: Path, step: int, collected: Collected) -> Nothing:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
         self.kept[Path(path.name)] = collected

@@ -29,7 +29,7 @@ class FakeFilter:
     brings: list[int]
     kept: list[int] = field(default_factory=list)
 
-    def keep(self, kept: Kept | None, sampled: ScoredRollout, limit: int) -> Kept:
+    def keep(self, step: int, kept: Kept | None, sampled: ScoredRollout, limit: int) -> Kept:
         groups = min(limit, (kept.groups if kept else 0) + self.brings[len(self.kept)])
         self.kept.append(groups)
         return Kept(sampled.rollout, sampled.scores, groups)

@@ -12,6 +12,7 @@ from rlhf.ppo.experience import Passes
 from rlhf.ppo.recorder import RunRecorder
 from rlhf.ppo.transcripts import Transcript, decode_responses, gold_scores, write_transcripts
 from rlhf.progress import LineProgress
+from rlhf.rewards.total import Total
 
 
 def record(work: Path, begin: int, steps: range) -> None:
@@ -62,13 +63,15 @@ def test_transcripts_are_a_parquet_file_of_the_first_rows(tmp_path: Path) -> Non
     responses = decode_responses(rollout, Letters())
     scores, failed = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([False, True, False])
     passes = Passes(scores, failed, zeros, zeros, zeros, torch.arange(3), scores)
-    parts = {"model": scores, "rule": torch.tensor([1.0, float("nan"), 0.0])}
-    transcript = Transcript(prompts, responses, rollout, passes, parts, experience)
+    sheet = torch.stack([scores, torch.tensor([1.0, float("nan"), 0.0])], dim=1)
+    reward = Total(scores, failed, sheet, torch.ones(3, 2, dtype=torch.bool), ["model", "rule"])
+    transcript = Transcript(prompts, responses, rollout, passes, reward, experience)
     path = write_transcripts(tmp_path / "transcripts", 10, 2, transcript)
     assert path == tmp_path / "transcripts" / "step_000010.parquet" and len(list(path.parent.iterdir())) == 1
     frame = pandas.read_parquet(path)
     assert frame.drop(columns=["gold", "score", "score/rule"]).to_dict("list") == {
-        "step": [10, 10], "prompt": ["A", "B"], "response": ["ab", "c"], "score/model": [0.5, -1.0], "kl": [1.5, 0.5],
+        "step": [10, 10], "prompt": ["A", "B"], "response": ["ab", "c"], "failed": ["", "rule"],
+        "score/model": [0.5, -1.0], "kl": [1.5, 0.5],
         "length": [3, 1], "finished": [True, False], "lang": ["en", "zh"], "source": ["", ""],
     }
     assert frame["score"][0] == 0.5 and frame["score/rule"][0] == 1.0

@@ -22,7 +22,7 @@ def parts_of(**parts: dict) -> RewardConfig:
 
 
 def found(config: RewardConfig, rows: list[list[float]]):
-    return total(torch.tensor(rows), SOURCES, list(config.contributions().values()))
+    return total(torch.tensor(rows), SOURCES, config.contributions())
 
 
 def test_parts_are_summed_with_their_weights() -> None:
@@ -44,13 +44,15 @@ def test_a_row_that_a_part_failed_on_has_no_score_at_all() -> None:
     reward = found(config, [[1.0, NAN], [1.0, NAN], [2.0, 3.0], [4.0, 0.0]])
     assert reward.failed.tolist() == [True, False, False, False]  # nobody asked `a` for the second
     assert reward.scores.tolist() == [0.0, 1.0, 5.0, 4.0]
+    assert reward.without_score() == [["a"], [], [], []]
+    assert reward.shown()["a"].isnan().tolist() == [True, True, False, True]
 
 
 def test_numbers_of_parts_leave_failures_out() -> None:
     config = parts_of(a={"sources": ["math"]}, b={})
     sheet = torch.tensor([[1.0, NAN, 1.0], [1.0, 0.0, 2.0], [2.0, 3.0, 3.0], [4.0, 0.0, NAN]])
-    reward = total(sheet, SOURCES, list(config.contributions().values()))
-    assert values(describe_parts(sheet, reward, list(config.contributions()))) == {
+    reward = total(sheet, SOURCES, config.contributions())
+    assert values(describe_parts(reward)) == {
         "reward/failed_fraction": 0.5, "reward/part/model": 2.0, "reward/part/a": 3.0, "reward/part/b": 2.0,
     }
 
