@@ -64,6 +64,20 @@ class Axes:
         return axis if self.range is None else {**axis, "range": list(self.range)}
 
 
+@dataclass(frozen=True)
+class PlainChart:
+    """A chart over `step` that shows columns as they are; called with the rows it is drawn, as by `line_chart`."""
+
+    key: str
+    title: Text
+    note: Text
+    lines: tuple[Line, ...]
+    axes: Axes
+
+    def __call__(self, rows: pandas.DataFrame) -> Chart | None:
+        return line_chart(self.key, self.title, self.note, rows, self.lines, self.axes)
+
+
 def line_chart(key: str, title: Text, note: Text, rows: pandas.DataFrame, lines: Sequence[Line], axes: Axes,
                wide: bool = False) -> Chart | None:
     """A chart over `step`; None when none of the columns holds a number."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from rlhf.report.chart import Axes, Chart, Line, has, line_chart, stacked_chart
+from rlhf.report.chart import Axes, Chart, Line, PlainChart, has, line_chart, stacked_chart
 from rlhf.report.words import Text
 
 if TYPE_CHECKING:
@@ -17,12 +17,7 @@ GAP_FLOOR = 1e-9
 
 def ppo_charts(rows: pandas.DataFrame) -> Sequence[Chart]:
     """Every chart for which the run logged numbers."""
-    makers: tuple[Callable[[pandas.DataFrame], Chart | None], ...] = (
-        _scores, _parts, _turns, _kl, _entropy,
-        _clip, _approx_kl, _explained_variance, _value_loss, _policy_loss, _gradients,
-        _lengths, _truncated, _gap, _throughput, _phases,
-    )
-    charts = (make(rows) for make in makers)
+    charts = (make(rows) for make in _CHARTS)
     return [chart for chart in charts if chart is not None]
 
 
@@ -54,95 +49,6 @@ def _parts(rows: pandas.DataFrame) -> Chart | None:
     return line_chart("ppo-parts", title, note, rows, lines, Axes("score", "fraction", right_from_zero=True))
 
 
-def _turns(rows: pandas.DataFrame) -> Chart | None:
-    title = Text("What the environment paid", "环境给出的奖励")
-    note = Text("Per episode, and how many responses an episode had.", "每个回合的总奖励，以及回合中的回答数。")
-    lines = (Line("reward/turns", "paid", "gold", smooth=True),
-             Line("rollout/turns", "responses", "c6", right=True, smooth=True))
-    return line_chart("ppo-turns", title, note, rows, lines, Axes("reward", "responses", right_from_zero=True))
-
-
-def _kl(rows: pandas.DataFrame) -> Chart | None:
-    title = Text("KL to the reference", "与参考模型的 KL")
-    note = Text("Nats per response: how far the policy has moved from SFT; the coefficient is the price of moving.",
-                "每条回答的 KL（nats）：策略离 SFT 多远；系数是偏离的代价。")
-    lines = (Line("kl/per_response", "KL per response", "ppo", smooth=True),
-             Line("kl/coef", "coefficient", "c6", right=True, dash="dot"))
-    axes = Axes("nats per response", "coefficient", right_from_zero=True)
-    return line_chart("ppo-kl", title, note, rows, lines, axes)
-
-
-def _entropy(rows: pandas.DataFrame) -> Chart | None:
-    title = Text("Policy entropy", "策略熵")
-    note = Text("Nats per token. A fast fall to zero means that exploration has ended.",
-                "每词元的熵（nats）。迅速降到零表示探索已停止。")
-    lines = (Line("policy/entropy", "entropy", "c2", smooth=True),)
-    return line_chart("ppo-entropy", title, note, rows, lines, Axes("nats per token"))
-
-
-def _clip(rows: pandas.DataFrame) -> Chart | None:
-    title = Text("Clip fraction", "裁剪比例")
-    note = Text("Share of tokens whose probability ratio was clipped; above 0.3 the steps are too large.",
-                "概率比被裁剪的词元比例；高于 0.3 说明步子过大。")
-    lines = (Line("policy/clipfrac", "policy", "ppo", smooth=True), Line("value/clipfrac", "value", "c3", smooth=True))
-    return line_chart("ppo-clip", title, note, rows, lines, Axes("fraction", from_zero=True))
-
-
-def _approx_kl(rows: pandas.DataFrame) -> Chart | None:
-    title = Text("Approximate KL of an update", "单次更新的近似 KL")
-    note = Text("Between the policy before and after one update, nats per token.",
-                "一次更新前后策略之间的 KL，每词元 nats。")
-    lines = (Line("policy/approx_kl", "approx KL", "c5", smooth=True),)
-    return line_chart("ppo-approx-kl", title, note, rows, lines, Axes("nats per token", from_zero=True))
-
-
-def _explained_variance(rows: pandas.DataFrame) -> Chart | None:
-    title = Text("Explained variance of the critic", "价值网络的解释方差")
-    note = Text("1: values foretell the returns; 0: no better than their mean; below 0: worse than that.",
-                "1 表示价值准确预测回报；0 等同于均值；低于 0 则更差。")
-    lines = (Line("value/explained_variance", "explained variance", "c3", smooth=True),)
-    return line_chart("ppo-explained-variance", title, note, rows, lines, Axes("explained variance"))
-
-
-def _value_loss(rows: pandas.DataFrame) -> Chart | None:
-    title = Text("Value loss", "价值损失")
-    note = Text("Half the squared error of the critic, clipped.", "价值网络平方误差的一半（经裁剪）。")
-    lines = (Line("value/loss", "value loss", "c3", smooth=True),)
-    return line_chart("ppo-value-loss", title, note, rows, lines, Axes("loss"))
-
-
-def _policy_loss(rows: pandas.DataFrame) -> Chart | None:
-    title = Text("Policy loss and learning rate", "策略损失与学习率")
-    note = Text("The loss hovers round zero by construction; its level says little.",
-                "该损失按定义在零附近波动，数值本身意义不大。")
-    lines = (Line("policy/loss", "policy loss", "ppo", smooth=True),
-             Line("policy/learning_rate", "learning rate", "c6", right=True, dash="dot"))
-    return line_chart("ppo-policy-loss", title, note, rows, lines, Axes("loss", "learning rate", right_from_zero=True))
-
-
-def _gradients(rows: pandas.DataFrame) -> Chart | None:
-    title = Text("Gradient norms", "梯度范数")
-    note = Text("Before clipping.", "裁剪之前。")
-    lines = (Line("policy/grad_norm", "policy", "ppo", smooth=True),
-             Line("value/grad_norm", "value", "c3", smooth=True))
-    return line_chart("ppo-gradients", title, note, rows, lines, Axes("norm"))
-
-
-def _lengths(rows: pandas.DataFrame) -> Chart | None:
-    title = Text("Response length", "回答长度")
-    note = Text("Tokens. Length that grows with the reward may be all that the reward model likes.",
-                "词元数。长度随奖励同涨，可能只是奖励模型偏爱长回答。")
-    lines = (Line("response/length_mean", "mean", "ppo", smooth=True), Line("response/length_max", "longest", "c6"))
-    return line_chart("ppo-lengths", title, note, rows, lines, Axes("tokens", from_zero=True))
-
-
-def _truncated(rows: pandas.DataFrame) -> Chart | None:
-    title = Text("Truncated responses", "被截断的回答")
-    note = Text("Share of responses that met the length limit before they ended.", "在结束前达到长度上限的回答比例。")
-    lines = (Line("response/truncated_fraction", "truncated", "c5", smooth=True),)
-    return line_chart("ppo-truncated", title, note, rows, lines, Axes("fraction", from_zero=True))
-
-
 def _gap(rows: pandas.DataFrame) -> Chart | None:
     title = Text("Sampler–learner gap", "采样器与学习器之差")
     note = Text("Difference of the two engines' log-probabilities for the same tokens, nats, logarithmic; "
@@ -172,8 +78,93 @@ def _phases(rows: pandas.DataFrame) -> Chart | None:
     return stacked_chart("ppo-phases", title, note, rows, lines, Axes("seconds"), wide=True)
 
 
-def _throughput(rows: pandas.DataFrame) -> Chart | None:
-    title = Text("Throughput", "吞吐量")
-    note = Text("Response tokens per second over the whole step.", "整步平均每秒生成并训练的词元数。")
-    lines = (Line("throughput/tokens_per_s", "tokens/s", "c4", smooth=True),)
-    return line_chart("ppo-throughput", title, note, rows, lines, Axes("tokens per second", from_zero=True))
+_CHARTS: tuple[Callable[[pandas.DataFrame], Chart | None], ...] = (
+    _scores,
+    _parts,
+    PlainChart(
+        "ppo-turns", Text("What the environment paid", "环境给出的奖励"),
+        Text("Per episode, and how many responses an episode had.", "每个回合的总奖励，以及回合中的回答数。"),
+        (Line("reward/turns", "paid", "gold", smooth=True),
+         Line("rollout/turns", "responses", "c6", right=True, smooth=True)),
+        Axes("reward", "responses", right_from_zero=True),
+    ),
+    PlainChart(
+        "ppo-kl", Text("KL to the reference", "与参考模型的 KL"),
+        Text("Nats per response: how far the policy has moved from SFT; the coefficient is the price of moving.",
+             "每条回答的 KL（nats）：策略离 SFT 多远；系数是偏离的代价。"),
+        (Line("kl/per_response", "KL per response", "ppo", smooth=True),
+         Line("kl/coef", "coefficient", "c6", right=True, dash="dot")),
+        Axes("nats per response", "coefficient", right_from_zero=True),
+    ),
+    PlainChart(
+        "ppo-entropy", Text("Policy entropy", "策略熵"),
+        Text("Nats per token. A fast fall to zero means that exploration has ended.",
+             "每词元的熵（nats）。迅速降到零表示探索已停止。"),
+        (Line("policy/entropy", "entropy", "c2", smooth=True),),
+        Axes("nats per token"),
+    ),
+    PlainChart(
+        "ppo-clip", Text("Clip fraction", "裁剪比例"),
+        Text("Share of tokens whose probability ratio was clipped; above 0.3 the steps are too large.",
+             "概率比被裁剪的词元比例；高于 0.3 说明步子过大。"),
+        (Line("policy/clipfrac", "policy", "ppo", smooth=True), Line("value/clipfrac", "value", "c3", smooth=True)),
+        Axes("fraction", from_zero=True),
+    ),
+    PlainChart(
+        "ppo-approx-kl", Text("Approximate KL of an update", "单次更新的近似 KL"),
+        Text("Between the policy before and after one update, nats per token.",
+             "一次更新前后策略之间的 KL，每词元 nats。"),
+        (Line("policy/approx_kl", "approx KL", "c5", smooth=True),),
+        Axes("nats per token", from_zero=True),
+    ),
+    PlainChart(
+        "ppo-explained-variance", Text("Explained variance of the critic", "价值网络的解释方差"),
+        Text("1: values foretell the returns; 0: no better than their mean; below 0: worse than that.",
+             "1 表示价值准确预测回报；0 等同于均值；低于 0 则更差。"),
+        (Line("value/explained_variance", "explained variance", "c3", smooth=True),),
+        Axes("explained variance"),
+    ),
+    PlainChart(
+        "ppo-value-loss", Text("Value loss", "价值损失"),
+        Text("Half the squared error of the critic, clipped.", "价值网络平方误差的一半（经裁剪）。"),
+        (Line("value/loss", "value loss", "c3", smooth=True),),
+        Axes("loss"),
+    ),
+    PlainChart(
+        "ppo-policy-loss", Text("Policy loss and learning rate", "策略损失与学习率"),
+        Text("The loss hovers round zero by construction; its level says little.",
+             "该损失按定义在零附近波动，数值本身意义不大。"),
+        (Line("policy/loss", "policy loss", "ppo", smooth=True),
+         Line("policy/learning_rate", "learning rate", "c6", right=True, dash="dot")),
+        Axes("loss", "learning rate", right_from_zero=True),
+    ),
+    PlainChart(
+        "ppo-gradients", Text("Gradient norms", "梯度范数"),
+        Text("Before clipping.", "裁剪之前。"),
+        (Line("policy/grad_norm", "policy", "ppo", smooth=True),
+         Line("value/grad_norm", "value", "c3", smooth=True)),
+        Axes("norm"),
+    ),
+    PlainChart(
+        "ppo-lengths", Text("Response length", "回答长度"),
+        Text("Tokens. Length that grows with the reward may be all that the reward model likes.",
+             "词元数。长度随奖励同涨，可能只是奖励模型偏爱长回答。"),
+        (Line("response/length_mean", "mean", "ppo", smooth=True), Line("response/length_max", "longest", "c6")),
+        Axes("tokens", from_zero=True),
+    ),
+    PlainChart(
+        "ppo-truncated", Text("Truncated responses", "被截断的回答"),
+        Text("Share of responses that met the length limit before they ended.", "在结束前达到长度上限的回答比例。"),
+        (Line("response/truncated_fraction", "truncated", "c5", smooth=True),),
+        Axes("fraction", from_zero=True),
+    ),
+    _gap,
+    PlainChart(
+        "ppo-throughput", Text("Throughput", "吞吐量"),
+        Text("Response tokens per second over the whole step.", "整步平均每秒生成并训练的词元数。"),
+        (Line("throughput/tokens_per_s", "tokens/s", "c4", smooth=True),),
+        Axes("tokens per second", from_zero=True),
+    ),
+    _phases,
+)
+"""The charts in the order in which the page shows them: a function where something is computed."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf.report.chart import Axes, Chart, Line, has, line_chart
+from rlhf.report.chart import Axes, Chart, Line, PlainChart, has
 from rlhf.report.transcripts import number
 from rlhf.report.words import LANGUAGES, STAGES, Text
 
@@ -26,40 +26,36 @@ _REWARD_NOTE = Text(
 def stage_charts(stage: str, rows: pandas.DataFrame) -> Sequence[Chart]:
     """Charts of `pretrain`, `sft` or `reward` from the stage's metrics; a chart without numbers is absent."""
     label = STAGES[stage]
-    charts = [_loss(stage, label, rows), _accuracy(stage, label, rows), _margin(stage, label, rows),
-              _rate(stage, label, rows)]
-    return [chart for chart in charts if chart is not None]
-
-
-def _loss(stage: str, label: Text, rows: pandas.DataFrame) -> Chart | None:
-    title = Text(f"{label.en}: loss", f"{label.zh}：损失")
-    note = _REWARD_NOTE if stage == "reward" else _LOSS_NOTE
-    lines = (Line("loss", "training", "train", smooth=True), *_validation(rows, "validation_loss"))
-    return line_chart(f"{stage}-loss", title, note, rows, lines, Axes("loss (nats)"))
-
-
-def _accuracy(stage: str, label: Text, rows: pandas.DataFrame) -> Chart | None:
-    title = Text(f"{label.en}: accuracy", f"{label.zh}：准确率")
-    note = Text("Share of pairs in which the chosen response scores higher; chance is 0.5.",
-                "被选回答得分更高的偏好对所占比例；随机为 0.5。")
-    lines = (Line("accuracy", "training", "train", smooth=True), *_validation(rows, "validation_accuracy"))
-    return line_chart(f"{stage}-accuracy", title, note, rows, lines, Axes("accuracy"))
-
-
-def _margin(stage: str, label: Text, rows: pandas.DataFrame) -> Chart | None:
-    title = Text(f"{label.en}: margin", f"{label.zh}：分差")
-    note = Text("Mean score of the chosen response minus that of the rejected one.", "被选回答与被拒回答的平均分差。")
-    lines = (Line("margin", "training", "train", smooth=True), Line("validation_margin", "validation", "validation"))
-    return line_chart(f"{stage}-margin", title, note, rows, lines, Axes("score"))
-
-
-def _rate(stage: str, label: Text, rows: pandas.DataFrame) -> Chart | None:
-    title = Text(f"{label.en}: learning rate and gradient norm", f"{label.zh}：学习率与梯度范数")
-    note = Text("A gradient norm that keeps growing asks for a lower learning rate.",
-                "梯度范数持续增大时，应降低学习率。")
-    lines = (Line("learning_rate", "learning rate", "c3"), Line("grad_norm", "gradient norm", "c5", right=True))
-    axes = Axes("learning rate", "gradient norm", right_from_zero=True)
-    return line_chart(f"{stage}-rate", title, note, rows, lines, axes)
+    charts = (
+        PlainChart(
+            f"{stage}-loss", Text(f"{label.en}: loss", f"{label.zh}：损失"),
+            _REWARD_NOTE if stage == "reward" else _LOSS_NOTE,
+            (Line("loss", "training", "train", smooth=True), *_validation(rows, "validation_loss")),
+            Axes("loss (nats)"),
+        ),
+        PlainChart(
+            f"{stage}-accuracy", Text(f"{label.en}: accuracy", f"{label.zh}：准确率"),
+            Text("Share of pairs in which the chosen response scores higher; chance is 0.5.",
+                 "被选回答得分更高的偏好对所占比例；随机为 0.5。"),
+            (Line("accuracy", "training", "train", smooth=True), *_validation(rows, "validation_accuracy")),
+            Axes("accuracy"),
+        ),
+        PlainChart(
+            f"{stage}-margin", Text(f"{label.en}: margin", f"{label.zh}：分差"),
+            Text("Mean score of the chosen response minus that of the rejected one.", "被选回答与被拒回答的平均分差。"),
+            (Line("margin", "training", "train", smooth=True), Line("validation_margin", "validation", "validation")),
+            Axes("score"),
+        ),
+        PlainChart(
+            f"{stage}-rate", Text(f"{label.en}: learning rate and gradient norm", f"{label.zh}：学习率与梯度范数"),
+            Text("A gradient norm that keeps growing asks for a lower learning rate.",
+                 "梯度范数持续增大时，应降低学习率。"),
+            (Line("learning_rate", "learning rate", "c3"), Line("grad_norm", "gradient norm", "c5", right=True)),
+            Axes("learning rate", "gradient norm", right_from_zero=True),
+        ),
+    )
+    drawn = (chart(rows) for chart in charts)
+    return [chart for chart in drawn if chart is not None]
 
 
 def _validation(rows: pandas.DataFrame, column: str) -> list[Line]:
