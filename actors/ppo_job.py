@@ -18,7 +18,7 @@ from rlhf.ppo.loop import Roles, train
 from rlhf.ppo.loop_config import RolloutsOnly
 from rlhf.ppo.recorder import RunRecorder
 from rlhf.ppo.saved import rollout_file
-from rlhf.training.checkpoint import DirectoryCheckpoints
+from rlhf.training.checkpoint import DirectoryCheckpoints, Keeping
 from rlhf.training.ptx import write_ptx
 
 
@@ -43,9 +43,15 @@ def _train(config: PPOConfig, plan: Plan, context: RunContext, recorder: RunReco
     if config.ptx is not None:
         write_ptx(config.ptx, load_tokenizer(config.policy.model), context.work)
     with roles_of(config, plan, context.work) as roles:
-        checkpoints = DirectoryCheckpoints(context.work.absolute() / CHECKPOINTS, config.keep_checkpoints)
+        checkpoints = checkpoints_of(config, context)
         train(config, roles, checkpoints, recorder)
         _publish_policy(config, context, roles)
+
+
+def checkpoints_of(config: PPOConfig, context: RunContext) -> DirectoryCheckpoints:
+    """Where a run keeps its state."""
+    keeping = Keeping(config.keep_checkpoints, config.best_checkpoint)
+    return DirectoryCheckpoints(context.work.absolute() / CHECKPOINTS, keeping, context.progress.note)
 
 
 def _sample(config: PPOConfig, plan: Plan, context: RunContext, recorder: RunRecorder) -> None:

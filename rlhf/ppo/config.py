@@ -240,6 +240,9 @@ class PPOConfig(StageConfig):
     ptx: PtxConfig | None = Field(None, description="null: none")
     checkpoint_every: int = Field(20, gt=0, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, gt=0, description="newest checkpoints that stay")
+    best_checkpoint: str | None = Field(
+        "reward/score", description="metric whose highest value at a checkpoint lets that one stay, too; null: none"
+    )
     transcripts_every: int = Field(5, gt=0, description="steps between saved sample transcripts")
     transcripts_rows: int = Field(32, gt=0, description="responses of each such step that are saved")
 

@@ -50,7 +50,11 @@ class Checkpoints(Protocol):
     def restore(self, roles: Roles) -> LoopState | None:
         """Load the newest complete checkpoint into the roles; None when there is none."""
 
-    def save(self, roles: Roles, state: LoopState) -> None: ...
+    def save(self, roles: Roles, state: LoopState, numbers: Mapping[str, float]) -> None:
+        """Keep this state; `numbers` are the metrics of its last step. It may take effect beside the next steps."""
+
+    def finish(self) -> None:
+        """Returns when everything saved is kept."""
 
 
 class Recorder(Protocol):
@@ -90,10 +94,12 @@ def train(
         with phases("publish"):
             roles.weights.publish(done.step).get()
         seconds = {**phases.seconds, "time/step": time.perf_counter() - began}
-        recorder.record(done.step, _numbers(config, metrics, state, seconds))
+        numbers = _numbers(config, metrics, state, seconds)
+        recorder.record(done.step, numbers)
         state = done
         if state.step % config.checkpoint_every == 0 or state.step == config.steps:
-            checkpoints.save(roles, state)
+            checkpoints.save(roles, state, numbers)
+    checkpoints.finish()
     return state
 
 

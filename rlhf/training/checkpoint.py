@@ -2,85 +2,184 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import math
+import os
 import shutil
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from rlhf.artifacts import replace_directory, sync_directory, write_json
+from rlhf.artifacts import sync_directory
 from rlhf.errors import RunError
 from rlhf.ppo.loop import LoopState, Roles
+from rlhf.training.seal import contents, damage, seal, shallow_damage
 
-COMPLETE = "checkpoint.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Which checkpoints stay: the newest, and the one with the highest value of a metric; None: no such one."""
+
+    newest: int
+    best_by: str | None = None
 
 
 class DirectoryCheckpoints:
-    """`step_000020/{policy,critic,rollouts,checkpoint.json}` below one directory; the newest `keep` stay."""
+    """`step_000020/{policy,critic,rollouts,checkpoint.json,checkpoint.sha256}` below one directory."""
 
-    def __init__(self, directory: Path, keep: int) -> None:
+    def __init__(self, directory: Path, keeping: Keeping, note: Callable[[str], None] = print) -> None:
         self.directory = directory
-        self.keep = keep
+        self.keeping = keeping
+        self.note = note
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
 
     def published(self) -> list[Path]:
         """Checkpoints that were renamed into place, oldest first."""
         return sorted(self.directory.glob("step_*"))
 
-    def complete(self) -> list[Path]:
-        """Those of them that are still whole: a machine that lost power may have cut files short."""
-        return [path for path in self.published() if _is_whole(path)]
-
     def restore(self, roles: Roles) -> LoopState | None:
-        """Load the newest whole checkpoint into policy and critic; None where none was ever made."""
-        found = self.complete()
-        if not found and self.published():
+        """Load the newest checkpoint that is as it was written; None where none was ever made.
+
+        One that is not is named, and the one before it is taken. Nothing of it is read but to be hashed. Raises
+        RunError when there are some and none is sound.
+        """
+        for left_over in self.directory.glob(".step_*"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        for checkpoint in reversed(self.published()):
+            found = damage(checkpoint)
+            if found is None:
+                return self._load(checkpoint, roles)
+            self.note(f"{checkpoint} is damaged: {found}; it is passed over")
+        if self.published():
             raise RunError(
-                f"{self.directory}: every checkpoint lacks files or has some that were cut short; restore them, or "
-                f"delete the directory to start over"
+                f"{self.directory}: every checkpoint is damaged; restore one from a copy, or delete the directory to "
+                f"start over"
             )
-        if not found:
-            return None
-        newest = found[-1]
-        content = json.loads((newest / COMPLETE).read_text())
-        loading = [roles.policy.load(newest / "policy"), roles.critic.load(newest / "critic")]
+        return None
+
+    def _load(self, checkpoint: Path, roles: Roles) -> LoopState:
+        loading = [roles.policy.load(checkpoint / "policy"), roles.critic.load(checkpoint / "critic")]
         for handle in loading:
             handle.get()
-        roles.collector.load(newest / "rollouts")
-        return LoopState(**content["state"])
+        roles.collector.load(checkpoint / "rollouts")
+        return LoopState(**contents(checkpoint)["state"])
 
-    def save(self, roles: Roles, state: LoopState) -> None:
-        """Write all roles beside the old checkpoints, then rename into place."""
+    def save(self, roles: Roles, state: LoopState, numbers: Mapping[str, float]) -> None:
+        """Let all roles write beside the old checkpoints; hashing, fsync and the rename then happen beside the run.
+
+        `numbers` are the metrics of the step. Raises RunError when there is no room; an error of the checkpoint before
+        is raised here, too.
+        """
+        self.finish()
         target = self.directory / f"step_{state.step:06d}"
         draft = self.directory / f".{target.name}.draft"
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        saving = [
-            roles.policy.save(draft / "policy"), roles.critic.save(draft / "critic"),
-            roles.collector.save(draft / "rollouts"),
-        ]
-        for handle in saving:
-            handle.get()
-        files = {str(p.relative_to(draft)): p.stat().st_size for p in sorted(draft.rglob("*")) if p.is_file()}
-        if not files:
+        with self._explained(draft):
+            _remove(draft)
+            draft.mkdir(parents=True)
+            self._require_room()
+            saving = [
+                roles.policy.save(draft / "policy"), roles.critic.save(draft / "critic"),
+                roles.collector.save(draft / "rollouts"),
+            ]
+            for handle in saving:
+                handle.get()
+        if not any(path.is_file() for path in draft.rglob("*")):
             raise RunError(
                 f"{draft.absolute()}: the learners' files are not here; give an output on storage that every "
                 f"node shares, by its absolute path"
             )
-        write_json(draft / COMPLETE, {"state": asdict(state), "files": files})
-        sync_directory(draft)
-        replace_directory(draft, target)
-        oldest_kept = self.complete()[-self.keep :][0]
+        kept = {name: number for name, number in numbers.items() if math.isfinite(number)}
+        self._pending = self._beside.submit(self._publish, draft, target, {"state": asdict(state), "numbers": kept})
+
+    def finish(self) -> None:
+        """Returns when the checkpoint under way is in its place. Raises what went wrong with it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _publish(self, draft: Path, target: Path, content: Mapping[str, Any]) -> None:
+        with self._explained(draft):
+            seal(draft, content)
+            _remove(target)  # one that was damaged: else the run would have gone on from it
+            os.rename(draft, target)
+            sync_directory(self.directory)
+            self._prune()
+
+    def _prune(self) -> None:
+        """Delete what need not stay. Damaged ones do not count, and go with those that are older than what stays."""
+        sound = [path for path in self.published() if shallow_damage(path) is None]
+        newest = sound[-self.keeping.newest :]
+        stay = {*newest, self.best(sound)}
         for old in self.published():
-            if old < oldest_kept:
-                shutil.rmtree(old)
+            if old < newest[0] and old not in stay:
+                _remove(old)
+
+    def best(self, sound: list[Path]) -> Path | None:
+        """The checkpoint whose step had the highest value of the metric; the later one of equals."""
+        name = self.keeping.best_by
+        found = {path: contents(path)["numbers"].get(name) for path in sound}
+        scored = {path: number for path, number in found.items() if number is not None}
+        return max(scored, key=lambda path: (scored[path], path)) if scored else None
+
+    def _require_room(self) -> None:
+        """Raises OSError before anything is written that would not fit: as much as the newest checkpoint took."""
+        published = self.published()
+        if not published:
+            return
+        needed, free = _size(published[-1]), shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    @contextmanager
+    def _explained(self, draft: Path) -> Iterator[None]:
+        """A full disk costs no checkpoint but this one, and is said in words."""
+        try:
+            yield
+        except Exception as error:
+            if not _is_full(error):
+                raise
+            wrote = _size(draft)
+            _remove(draft)
+            free = shutil.disk_usage(self.directory).free
+            published = self.published()
+            needed = f"{_mib(_size(published[-1]))} as the last one took" if published else f"more than {_mib(wrote)}"
+            stays = f"{published[-1].name} is untouched" if published else "there is none yet"
+            raise RunError(
+                f"{self.directory}: no room for a checkpoint: it needs {needed}, and {_mib(free)} are free ({stays}); "
+                f"free some, lower keep_checkpoints, or give an output on a larger disk; then run the same command"
+            ) from error
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether every file that was written is there in its full size. The JSON that lists them was written last."""
-    if not (checkpoint / COMPLETE).is_file():
-        return False
-    files = json.loads((checkpoint / COMPLETE).read_text())["files"]
-    return all(_size(checkpoint / name) == size for name, size in files.items())
+def _is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is that of a full disk; libraries put it into words of their own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        text = str(error)
+        if os.strerror(errno.ENOSPC) in text or "PytorchStreamWriter failed writing" in text:
+            return True
+        error = getattr(error, "cause", None) or error.__cause__
+    return False
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
+def _remove(directory: Path) -> None:
+    """Delete a directory so that one half deleted is never taken for a checkpoint: it loses its name first."""
+    doomed = directory.with_name(f".{directory.name.lstrip('.')}.deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if directory.exists():
+        os.rename(directory, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"

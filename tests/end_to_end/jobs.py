@@ -86,15 +86,14 @@ class Probed:
 def probe(config: PPOConfig) -> Probed:
     """Run all steps of a job, as `actors.ppo_job.run` does, then ask its actors for more."""
     from actors.assembly import roles_of
+    from actors.ppo_job import checkpoints_of
     from actors.preparation import prepare
     from rlhf.ppo.recorder import RunRecorder
-    from rlhf.training.checkpoint import DirectoryCheckpoints
 
     context, plan = context_of(config.output), prepare(config)
     recorder = RunRecorder(context.work, config.steps, context.progress)
     with roles_of(config, plan, context.work) as roles:
-        checkpoints = DirectoryCheckpoints(context.work / "checkpoints", config.keep_checkpoints)
-        train(config, roles, checkpoints, recorder)
+        train(config, roles, checkpoints_of(config, context), recorder)
         recorder.close()
         batch = plan.prompts.batch(config.steps)
         live = Live(roles, batch, config.steps, plan.pad_token)

@@ -53,7 +53,8 @@ def test_turns_are_sampled_and_trained_on_as_one_token_sequence(ray_cluster, tin
     changes = {
         "gae": {"rollout": {**rollout, "prompts_per_step": 10, "resources": {"ranks": 2}}},  # and a critic, two ranks
         "rloo": small(
-            ppo={"advantage": {"kind": "rloo"}}, reward={"model": None, "failures": SKIP}, policy={"optimizer": {"learning_rate": 1e-4}},
+            ppo={"advantage": {"kind": "rloo"}}, reward={"model": None, "failures": SKIP},
+            policy={"optimizer": {"learning_rate": 1e-4}},
             rollout={**rollout, "responses_per_prompt": 2, "prompts_per_step": 6},
         ),
     }[kind]

@@ -35,7 +35,7 @@ def test_an_asynchronous_run_trains_on_the_last_weights_rollouts_and_resumes_exa
     from actors.preparation import prepare
     from rlhf.ppo.loop import train
     from rlhf.ppo.recorder import RunRecorder
-    from rlhf.training.checkpoint import DirectoryCheckpoints
+    from rlhf.training.checkpoint import DirectoryCheckpoints, Keeping
 
     changes = {**ASYNCHRONOUS, "steps": 4}
     whole = config_of(tiny_models, tmp_path / "whole", **changes)
@@ -53,13 +53,14 @@ def test_an_asynchronous_run_trains_on_the_last_weights_rollouts_and_resumes_exa
         pass
 
     class StoppingAt(DirectoryCheckpoints):
-        def save(self, roles, state) -> None:
-            super().save(roles, state)
+        def save(self, roles, state, numbers) -> None:
+            super().save(roles, state, numbers)
+            self.finish()
             raise Stopped
 
     recorder = RunRecorder(context.work, parts.steps, context.progress)
     with pytest.raises(Stopped), roles_of(parts, prepare(parts), context.work) as roles:
-        train(parts, roles, StoppingAt(context.work.absolute() / "checkpoints", 2), recorder)
+        train(parts, roles, StoppingAt(context.work.absolute() / "checkpoints", Keeping(2)), recorder)
     recorder.close()
     assert list((context.work / "checkpoints" / "step_000002" / "rollouts").iterdir())
     assert without_time(trained(parts)) == without_time(rows)

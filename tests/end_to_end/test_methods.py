@@ -126,10 +126,10 @@ def require_adapters(directory: Path, base: str, kept: bool) -> None:
 def test_a_method_without_a_critic_goes_on_from_its_checkpoint(ray_cluster, tiny_models, tmp_path) -> None:
     """Two steps and their checkpoint, then the third, as three steps at once."""
     from actors.assembly import roles_of
+    from actors.ppo_job import checkpoints_of
     from actors.preparation import prepare
     from rlhf.ppo.loop import train
     from rlhf.ppo.recorder import RunRecorder
-    from rlhf.training.checkpoint import DirectoryCheckpoints
 
     def trained(directory, *parts: int) -> list[dict[str, float]]:
         context = context_of(directory)
@@ -137,7 +137,7 @@ def test_a_method_without_a_critic_goes_on_from_its_checkpoint(ray_cluster, tiny
             config = config_of(tiny_models, directory, steps=steps, **METHODS["rloo"])
             recorder = RunRecorder(context.work, steps, context.progress)
             with roles_of(config, prepare(config), context.work) as roles:
-                train(config, roles, DirectoryCheckpoints(context.work / "checkpoints", 2), recorder)
+                train(config, roles, checkpoints_of(config, context), recorder)
             recorder.close()
         return without_time(read_json_lines(context.work / "metrics.jsonl"))
 

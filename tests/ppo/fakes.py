@@ -172,8 +172,10 @@ class FakeCheckpoints:
         state, roles.policy.weight, roles.critic.weight = self.saved[-1]
         return state
 
-    def save(self, roles: Roles, state: LoopState) -> None:
+    def save(self, roles: Roles, state: LoopState, numbers: Mapping[str, float]) -> None:
         self.saved.append((state, roles.policy.weight, roles.critic.weight))
+
+    def finish(self) -> None: ...
 
 
 def roles(log: Log | None = None, **experience: Any) -> Roles:

@@ -1,30 +1,41 @@
-"""Checkpoint directories: the newest whole one is chosen, a draft or a damaged one never, and the oldest go."""
+"""Checkpoint directories: the newest sound one is chosen, a draft or a damaged one never, and the oldest go."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import math
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from rlhf.errors import RunError
 from rlhf.ppo.loop import LoopState, Roles
-from rlhf.training.checkpoint import DirectoryCheckpoints
+from rlhf.training.checkpoint import DirectoryCheckpoints, Keeping
 from tests.ppo import fakes
 
 
-def save(directory: Path, *steps: int, keep: int = 9) -> Roles:
-    """Checkpoints whose weights name their step: policy k, critic −k, β k/100."""
+def checkpoints(directory: Path, keep: int = 9, best_by: str | None = None, note=lambda said: None):
+    return DirectoryCheckpoints(directory, Keeping(keep, best_by), note)
+
+
+def save(directory: Path, *steps: int, keep: int = 9, best_by: str | None = None) -> Roles:
+    """Checkpoints whose weights name their step: policy k, critic −k, β k/100; the metric `score` is k modulo 4."""
     roles = fakes.roles()
     for step in steps:
         roles.policy.weight, roles.critic.weight = float(step), float(-step)
-        DirectoryCheckpoints(directory, keep).save(roles, LoopState(step, step / 100))
+        kept = checkpoints(directory, keep, best_by)
+        kept.save(roles, LoopState(step, step / 100), {"score": step % 4, "broken": math.nan})
+        kept.finish()
     return roles
 
 
-def restored(directory: Path) -> tuple[LoopState | None, float, float]:
+def restored(directory: Path, note=lambda said: None) -> tuple[LoopState | None, float, float]:
     roles = fakes.roles()
-    state = DirectoryCheckpoints(directory, keep=9).restore(roles)
+    state = checkpoints(directory, note=note).restore(roles)
     return state, roles.policy.weight, roles.critic.weight
 
 
@@ -45,7 +56,7 @@ def test_policy_and_critic_are_asked_before_either_is_awaited(tmp_path: Path) ->
     roles = save(tmp_path, 1)
     assert roles.policy.log == ["save policy", "save critic", "await save policy", "await save critic"]
     again = fakes.roles()
-    DirectoryCheckpoints(tmp_path, 9).restore(again)
+    checkpoints(tmp_path).restore(again)
     assert again.policy.log == ["load policy", "load critic", "await load policy", "await load critic"]
 
 
@@ -63,23 +74,49 @@ def shorten(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(bytes(content))
+
+
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "said"),
     [
-        lambda c: shorten(c / "policy" / "weight.json"), lambda c: (c / "critic" / "weight.json").unlink(),
-        lambda c: (c / "checkpoint.json").unlink(), lambda c: (c / "critic" / "weight.json").write_text(""),
+        (lambda c: shorten(c / "policy" / "weight.json"), "policy/weight.json has 2 of 3 bytes"),
+        (lambda c: (c / "critic" / "weight.json").unlink(), "critic/weight.json is missing"),
+        (lambda c: (c / "critic" / "weight.json").write_text(""), "critic/weight.json has 0 of 4 bytes"),
+        (lambda c: (c / "checkpoint.json").unlink(), "has no checkpoint.json"),
+        (lambda c: (c / "checkpoint.sha256").unlink(), "has no checkpoint.sha256"),
+        (lambda c: (c / "policy" / "more.json").write_text("1"), "policy/more.json was not there when it was written"),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path, damage, said: str) -> None:
     save(tmp_path, 2, 4)
     damage(tmp_path / "step_000004")
-    assert restored(tmp_path) == (LoopState(2, 0.02), 2.0, -2.0)
+    noted: list[str] = []
+    assert restored(tmp_path, noted.append) == (LoopState(2, 0.02), 2.0, -2.0)
+    assert noted == [f"{tmp_path}/step_000004 is damaged: {said}; it is passed over"]
+
+
+def test_one_changed_bit_in_any_byte_of_any_file_is_seen(tmp_path: Path) -> None:
+    save(tmp_path, 2, 4)
+    files = [path for path in (tmp_path / "step_000004").rglob("*") if path.is_file()]
+    assert len(files) == 4
+    for path in files:
+        for place in range(path.stat().st_size):
+            flip(path, place)
+            noted: list[str] = []
+            assert restored(tmp_path, noted.append)[0] == LoopState(2, 0.02), (path, place)
+            assert path.name in noted[0]
+            flip(path, place)
+    assert restored(tmp_path)[0] == LoopState(4, 0.04)
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over_silently(tmp_path: Path) -> None:
     save(tmp_path, 2)
-    shorten(tmp_path / "step_000002" / "policy" / "weight.json")
-    with pytest.raises(RunError, match="cut short"):
+    flip(tmp_path / "step_000002" / "policy" / "weight.json", 0)
+    with pytest.raises(RunError, match="every checkpoint is damaged; restore one from a copy, or delete the directory"):
         restored(tmp_path)
 
 
@@ -93,27 +130,71 @@ def test_the_newest_stay_and_damaged_ones_do_not_count(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step_000005", "step_000006"]
 
 
-def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
-    save(tmp_path, 2)
-    roles = fakes.roles()
-    roles.policy.weight = 77.0
-    DirectoryCheckpoints(tmp_path, 9).save(roles, LoopState(2, 0.5))
-    assert restored(tmp_path) == (LoopState(2, 0.5), 77.0, 0.0)
-    assert names(tmp_path) == ["step_000002"]
+def test_the_best_stays_beside_the_newest(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2, 3, 4, 5, 6, keep=1, best_by="score")
+    assert names(tmp_path) == ["step_000003", "step_000006"]
+    save(tmp_path, 7, keep=1, best_by="score")  # as good as step 3, and later
+    assert names(tmp_path) == ["step_000007"]
+    save(tmp_path, 8, keep=1, best_by="no such metric")
+    assert names(tmp_path) == ["step_000008"]
+
+
+def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
+    save(tmp_path, 2, 4)
+    flip(tmp_path / "step_000004" / "policy" / "weight.json", 0)
+    save(tmp_path, 4)
+    assert restored(tmp_path)[0] == LoopState(4, 0.04)
+    assert names(tmp_path) == ["step_000002", "step_000004"]
 
 
 def test_a_role_that_cannot_save_leaves_the_older_checkpoint_in_place(tmp_path: Path) -> None:
     roles = save(tmp_path, 2)
-    (tmp_path / ".step_000004.draft").write_text("in the way")
-    with pytest.raises(OSError):
-        DirectoryCheckpoints(tmp_path, 9).save(roles, LoopState(4, 0.5))
+    roles.critic.save = lambda directory: fakes.Pending([], "save", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        checkpoints(tmp_path).save(roles, LoopState(4, 0.5), {})
     assert restored(tmp_path)[0] == LoopState(2, 0.02)
+    assert names(tmp_path) == ["step_000002"]
 
 
-def test_the_json_lists_every_file_with_its_size(tmp_path: Path) -> None:
+def test_a_checkpoint_is_sealed_beside_the_run_and_its_error_comes_with_the_next(tmp_path: Path, monkeypatch) -> None:
+    began, may_go_on = threading.Event(), threading.Event()
+
+    def slow(directory: Path, content) -> None:
+        began.set()
+        may_go_on.wait(20)
+        raise PermissionError("no")
+
+    monkeypatch.setattr("rlhf.training.checkpoint.seal", slow)
+    kept = checkpoints(tmp_path)
+    kept.save(fakes.roles(), LoopState(2, 0.1), {})
+    assert began.wait(20) and not kept.published()  # the run goes on meanwhile
+    may_go_on.set()
+    with pytest.raises(PermissionError):
+        kept.save(fakes.roles(), LoopState(4, 0.1), {})
+
+
+def test_the_json_lists_every_file_with_its_size_and_hash(tmp_path: Path) -> None:
     save(tmp_path, 2)
     content = json.loads((tmp_path / "step_000002" / "checkpoint.json").read_text())
+
+    def entry(text: str) -> dict:
+        return {"bytes": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
     assert content == {
-        "state": {"step": 2, "kl_coef": 0.02, "prompts_used": 0},
-        "files": {"policy/weight.json": 3, "critic/weight.json": 4},
+        "state": {"step": 2, "kl_coef": 0.02, "prompts_used": 0}, "numbers": {"score": 2},
+        "files": {"critic/weight.json": entry("-2.0"), "policy/weight.json": entry("2.0")},
     }
+
+
+def test_a_full_disk_costs_one_checkpoint_and_is_said_in_words(tmp_path: Path) -> None:
+    """By what a role raises; a disk that is really full is in test_full_disk.py."""
+    roles = save(tmp_path, 2)
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    roles.critic.save = lambda directory: fakes.Pending([], "save", full)
+    said = r"no room for a checkpoint: it needs 0\.0 MiB as the last one took, .* \(step_000002 is untouched\); free"
+    with pytest.raises(RunError, match=said):
+        checkpoints(tmp_path).save(roles, LoopState(4, 0.5), {})
+    assert restored(tmp_path)[0] == LoopState(2, 0.02) and names(tmp_path) == ["step_000002"]

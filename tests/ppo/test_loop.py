@@ -10,7 +10,7 @@ import pytest
 from rlhf.errors import StalePolicyError
 from rlhf.ppo.loop import LoopState, train
 from rlhf.ppo.warmup import WaitingPolicy
-from rlhf.training.checkpoint import DirectoryCheckpoints
+from rlhf.training.checkpoint import DirectoryCheckpoints, Keeping
 from tests.ppo import fakes
 
 
@@ -136,6 +136,6 @@ def test_the_critic_warms_up_before_the_policy_moves(tmp_path: Path) -> None:
     log: list[str] = []
     roles = fakes.roles(log)
     waiting = replace(roles, policy=WaitingPolicy(roles.policy, 2))
-    run(fakes.config(steps=4, ppo={"critic_warmup_steps": 2}), waiting, DirectoryCheckpoints(tmp_path, 1))
+    run(fakes.config(steps=4, ppo={"critic_warmup_steps": 2}), waiting, DirectoryCheckpoints(tmp_path, Keeping(1)))
     assert log.count("update critic") == 4 and log.count("update policy") == 2
     assert log.index("update policy") > [k for k, entry in enumerate(log) if entry == "update critic"][1]
