@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from rlhf.device import collective_backend, current, has_gpu
 from rlhf.ppo.config import LearnerConfig, OptimizerConfig
+from rlhf.training import universal
 
 CHECKPOINT_TAG = "state"
 
@@ -124,11 +126,32 @@ class DeepSpeedEngine:
 
     def save(self, directory: Path) -> None:
         """Write this rank's share of weights and optimizer state below `directory`; all ranks call it."""
-        self.engine.save_checkpoint(str(directory), tag=CHECKPOINT_TAG, client_state={"steps_done": self.steps_done},
-                                    save_latest=False)
+        state = {"steps_done": self.steps_done, **universal.client_state()}
+        self.engine.save_checkpoint(str(directory), tag=CHECKPOINT_TAG, client_state=state, save_latest=False)
 
     def load(self, directory: Path) -> None:
-        """Take the state that `save` wrote with the same number of ranks."""
+        """Take the state that `save` wrote; from another number of ranks it is divided anew first. All ranks call it.
+
+        DeepSpeed unpickles it: the one place of this project where anything is. The caller has compared every byte
+        with the SHA-256 that the run itself wrote.
+        """
+        saved = universal.saved_ranks(directory / CHECKPOINT_TAG)
+        if saved in (0, self.ranks):
+            return self._load(directory)
+        divided = universal.beside(directory)
+        if dist.get_rank() == 0:
+            universal.convert(directory / CHECKPOINT_TAG, divided / CHECKPOINT_TAG)
+        dist.barrier()
+        self.engine._config.load_universal_checkpoint = True  # DeepSpeed reads it from its config only
+        try:
+            self._load(divided)
+        finally:
+            self.engine._config.load_universal_checkpoint = False
+        dist.barrier()
+        if dist.get_rank() == 0:
+            shutil.rmtree(divided)
+
+    def _load(self, directory: Path) -> None:
         loaded, client_state = self.engine.load_checkpoint(str(directory), tag=CHECKPOINT_TAG)
         if loaded is None:
             raise FileNotFoundError(f"{directory}: holds no DeepSpeed checkpoint")

@@ -149,6 +149,19 @@ class LearnerRank:
                 learner.engine.load(saved)
         return Outcome(self._weights(learner, model), metrics, evaluated, kept, first)
 
+    def first_half(self, case: Case, models: Any, output: Path, saved: Path) -> None:
+        """Make the first update of a case, and save."""
+        learner, model = self._build(case, models, output)
+        learner.update(batch_of(case, model.config.vocab_size)[1], 0, seed=0)
+        learner.save(saved)
+
+    def second_half(self, case: Case, models: Any, output: Path, saved: Path) -> dict[str, Tensor]:
+        """Load what any number of ranks has saved, and make the second update: weights afterwards."""
+        learner, model = self._build(case, models, output)
+        learner.load(saved)
+        learner.update(batch_of(case, model.config.vocab_size)[1], 1, seed=1)
+        return self._weights(learner, model)
+
     def step(self, role: str, config: PPOConfig, experience: Experience) -> tuple[dict[str, Tensor], Any]:
         """Make the optimizer steps of one experience: weights afterwards by transformers name, and metrics."""
         from rlhf.training.build import build_learner
