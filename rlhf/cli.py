@@ -45,8 +45,9 @@ STAGES: dict[str, Stage] = {
         "rlhf.stages.report:ReportConfig", "rlhf.stages.report:run", "Write one HTML page about a run.", False
     ),
 }
-OTHER_COMMANDS = ("run", "compare", "keys", "serve-reward")
+OTHER_COMMANDS = ("run", "compare", "keys", "serve-reward", "checkpoints")
 USER_ERROR = 2
+DAMAGED = 1  # `rlhf checkpoints` found one that is not as it was written
 INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
 
 Arguments = Annotated[
@@ -142,6 +143,37 @@ def serve_reward(
     serve(model, host, port, token_env, precision, micro_batch_tokens)
 
 
+def show_checkpoints(
+    run: Annotated[Path, typer.Argument(help="output of a PPO run, or a pipeline's run directory")],
+    export: Annotated[Path | None, typer.Option(help="write a checkpoint's policy as a transformers directory")] = None,
+    step: Annotated[int | None, typer.Option(min=1, help="of the checkpoint to export; default: the newest")] = None,
+) -> None:
+    """List the checkpoints of a PPO run after reading every byte of them; exit code 1 when one is damaged."""
+    from rlhf.ppo.config import PPOConfig
+    from rlhf.training.listing import checkpoints_of, work_directory
+
+    work = work_directory(run)
+    config = configs.load(PPOConfig, [str(work / "config.yaml")], [])
+    if export is not None:
+        _export(config, work / "checkpoints", step, export)
+        return
+    listed = list(checkpoints_of(work, config))
+    for checkpoint in listed:
+        typer.echo(checkpoint.line(config.best_checkpoint))
+    if any(checkpoint.damage is not None for checkpoint in listed):
+        raise typer.Exit(DAMAGED)
+
+
+def _export(config: Any, checkpoints: Path, step: int | None, target: Path) -> None:
+    from rlhf.training.export import export_checkpoint
+
+    found = sorted(checkpoints.glob("step_*" if step is None else f"step_{step:06d}"))
+    if not found:
+        raise ConfigError(f"--step: {checkpoints} has no checkpoint of step {step}; list them without --export")
+    export_checkpoint(config, found[-1], target)
+    typer.echo(f"{target}: the policy of {found[-1].name}")
+
+
 def _require_lasting(key: str, directory: Path) -> None:
     from actors.session import require_absolute_output
 
@@ -185,6 +217,7 @@ def command_line() -> typer.Typer:
     app.command("compare")(compare_runs)
     app.command("keys")(show_keys)
     app.command("serve-reward")(serve_reward)
+    app.command("checkpoints")(show_checkpoints)
     return app
 
 

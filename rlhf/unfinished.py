@@ -14,6 +14,7 @@ from rlhf.stage import StageConfig
 CONFIG = "config.yaml"
 _CHECKPOINTS = ("checkpoints/step_*", "ray_train/*/checkpoint_*")
 _ELSEWHERE = ("output", "cluster")  # where a run is written and made does not make it another run
+_LAYOUT = "resources"  # nor does over how many ranks, with which cores and devices
 
 
 def problem(work: Path, config: StageConfig) -> str | None:
@@ -40,7 +41,7 @@ def differences(mine: Any, theirs: Any, prefix: str = "") -> Iterator[str]:
     if isinstance(mine, dict) and isinstance(theirs, dict):
         for key in {*mine, *theirs}:
             yield from differences(mine.get(key), theirs.get(key), f"{prefix}.{key}" if prefix else key)
-    elif mine != theirs:
+    elif mine != theirs and _LAYOUT not in prefix.split("."):
         yield prefix
 
 

@@ -27,8 +27,11 @@ BASE = {
     "progress",
     "stage",
 }
-# Engines that one module alone imports, and only when a function of it runs.
-ENGINES = {"vllm": "rlhf.sampling.vllm_engine", "deepspeed": "rlhf.training.deepspeed_engine"}
+# Engines that these modules alone import, and only when a function of theirs runs.
+ENGINES = {
+    "vllm": ("rlhf.sampling.vllm_engine",),
+    "deepspeed": ("rlhf.training.deepspeed_engine", "rlhf.training.deepspeed_state"),
+}
 
 
 @dataclass(frozen=True)
@@ -122,9 +125,9 @@ def wrong_direction(each: Import) -> str | None:
 
 def wrong_engine(each: Import) -> str | None:
     engine = each.imported.partition(".")[0]
-    owner = ENGINES.get(engine, each.importer)
-    if each.importer != owner:
-        return f"only {owner} may"
+    owners = ENGINES.get(engine, (each.importer,))
+    if each.importer not in owners:
+        return f"only {' and '.join(owners)} may"
     ray_outside_its_place = engine == "ray" and not each.importer.startswith(("actors", "rlhf.training"))
     lazy = each.inside_function or each.only_for_types
     if not lazy and (engine in ENGINES or ray_outside_its_place):

@@ -50,11 +50,23 @@ class WeightAverage:
         save_file({name: value.cpu() for name, value in self._values.items()}, str(_file(directory, rank)))
 
     def load(self, directory: Path, rank: int) -> None:
-        """Take what `save` wrote with as many ranks."""
+        """Take what `save` wrote, with whatever number of ranks."""
         from safetensors.torch import load_file
 
-        for name, value in load_file(str(_file(directory, rank))).items():
-            self._values[name].copy_(value)
+        saved = [load_file(str(path)) for path in sorted(directory.glob(_file(directory, "*").name), key=_rank)]
+        for name, value in self._values.items():
+            parts = [part[name] for part in saved]
+            value.copy_(_share(self._parameters[name], parts, rank, value.shape))
+
+
+def _share(parameter: nn.Parameter, parts: list[Tensor], rank: int, shape: torch.Size) -> Tensor:
+    """What this rank holds of an average that was saved in parts: whole ones are all alike, shares are cut anew."""
+    if not hasattr(parameter, "ds_tensor"):
+        return parts[0]
+    whole = torch.cat([part.flatten() for part in parts])[: parameter.ds_numel]
+    start = rank * shape.numel()
+    mine = whole[start : start + shape.numel()]
+    return torch.nn.functional.pad(mine, (0, shape.numel() - len(mine))).view(shape)
 
 
 def _held(parameter: nn.Parameter) -> Tensor:
@@ -62,5 +74,9 @@ def _held(parameter: nn.Parameter) -> Tensor:
     return getattr(parameter, "ds_tensor", parameter).detach()
 
 
-def _file(directory: Path, rank: int) -> Path:
+def _file(directory: Path, rank: int | str) -> Path:
     return directory / f"average_rank{rank}.safetensors"
+
+
+def _rank(path: Path) -> int:
+    return int(path.stem.removeprefix("average_rank"))

@@ -132,7 +132,7 @@ class DirectoryCheckpoints:
         published = self.published()
         if not published:
             return
-        needed, free = _size(published[-1]), shutil.disk_usage(self.directory).free
+        needed, free = size_of(published[-1]), shutil.disk_usage(self.directory).free
         if free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -144,14 +144,14 @@ class DirectoryCheckpoints:
         except Exception as error:
             if not _is_full(error):
                 raise
-            wrote = _size(draft)
+            wrote = size_of(draft)
             _remove(draft)
             free = shutil.disk_usage(self.directory).free
             published = self.published()
-            needed = f"{_mib(_size(published[-1]))} as the last one took" if published else f"more than {_mib(wrote)}"
+            needed = f"{mib(size_of(published[-1]))} as the last one took" if published else f"more than {mib(wrote)}"
             stays = f"{published[-1].name} is untouched" if published else "there is none yet"
             raise RunError(
-                f"{self.directory}: no room for a checkpoint: it needs {needed}, and {_mib(free)} are free ({stays}); "
+                f"{self.directory}: no room for a checkpoint: it needs {needed}, and {mib(free)} are free ({stays}); "
                 f"free some, lower keep_checkpoints, or give an output on a larger disk; then run the same command"
             ) from error
 
@@ -177,9 +177,11 @@ def _remove(directory: Path) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _size(directory: Path) -> int:
+def size_of(directory: Path) -> int:
+    """Bytes of all files below a directory."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-def _mib(count: int) -> str:
+def mib(count: int) -> str:
+    """Bytes for people."""
     return f"{count / 2**20:,.1f} MiB"

@@ -1,4 +1,4 @@
-"""A module trained by DeepSpeed at any ZeRO stage. The only module that imports DeepSpeed, inside functions."""
+"""A module trained by DeepSpeed at any ZeRO stage. DeepSpeed is imported here and in `deepspeed_state`, nowhere else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rlhf.device import collective_backend, current, has_gpu
 from rlhf.ppo.config import LearnerConfig, OptimizerConfig
-from rlhf.training import universal
+from rlhf.training import deepspeed_state
 
 CHECKPOINT_TAG = "state"
 
@@ -126,7 +126,7 @@ class DeepSpeedEngine:
 
     def save(self, directory: Path) -> None:
         """Write this rank's share of weights and optimizer state below `directory`; all ranks call it."""
-        state = {"steps_done": self.steps_done, **universal.client_state()}
+        state = {"steps_done": self.steps_done, **deepspeed_state.client_state()}
         self.engine.save_checkpoint(str(directory), tag=CHECKPOINT_TAG, client_state=state, save_latest=False)
 
     def load(self, directory: Path) -> None:
@@ -135,12 +135,12 @@ class DeepSpeedEngine:
         DeepSpeed unpickles it: the one place of this project where anything is. The caller has compared every byte
         with the SHA-256 that the run itself wrote.
         """
-        saved = universal.saved_ranks(directory / CHECKPOINT_TAG)
+        saved = deepspeed_state.saved_ranks(directory / CHECKPOINT_TAG)
         if saved in (0, self.ranks):
             return self._load(directory)
-        divided = universal.beside(directory)
+        divided = deepspeed_state.beside(directory)
         if dist.get_rank() == 0:
-            universal.convert(directory / CHECKPOINT_TAG, divided / CHECKPOINT_TAG)
+            deepspeed_state.convert(directory / CHECKPOINT_TAG, divided / CHECKPOINT_TAG)
         dist.barrier()
         self.engine._config.load_universal_checkpoint = True  # DeepSpeed reads it from its config only
         try:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlhf.training.deepspeed_engine import DeepSpeedEngine
 from rlhf.training.lora import adapted_layer, is_adapter, merged, plain_name
 
 
-def weight_names(engine: DeepSpeedEngine, model: Any) -> dict[str, list[str]]:
+class HoldsWeights(Protocol):
+    """A module, of whose weights a process may hold only a share."""
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    def whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
+        """Inside the block these parameters are whole on every rank."""
+
+
+def weight_names(engine: HoldsWeights, model: Any) -> dict[str, list[str]]:
     """Every weight of the trained module → its transformers names; a tied one has several. Adapters are no weights."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -22,7 +32,7 @@ def weight_names(engine: DeepSpeedEngine, model: Any) -> dict[str, list[str]]:
     }
 
 
-def named_weights(engine: DeepSpeedEngine, model: Any) -> Iterator[tuple[str, Tensor]]:
+def named_weights(engine: HoldsWeights, model: Any) -> Iterator[tuple[str, Tensor]]:
     """(transformers name, whole tensor) of every weight, adapters merged; a tied one comes under each of its names.
 
     A sampler that is not sent `lm_head.weight` of a tied model keeps the old one without a word. All ranks
@@ -38,7 +48,7 @@ def named_weights(engine: DeepSpeedEngine, model: Any) -> Iterator[tuple[str, Te
                 yield each, tensor
 
 
-def adapter_weights(engine: DeepSpeedEngine, model: Any) -> dict[str, Tensor]:
+def adapter_weights(engine: HoldsWeights, model: Any) -> dict[str, Tensor]:
     """The adapters' own tensors, whole, in host memory, by their names in the transformers model. All ranks call it."""
     found = {}
     for name, parameter in model.named_parameters():
@@ -48,7 +58,7 @@ def adapter_weights(engine: DeepSpeedEngine, model: Any) -> dict[str, Tensor]:
     return found
 
 
-def export_model(engine: DeepSpeedEngine, model: Any, directory: Path, write: bool) -> None:
+def export_model(engine: HoldsWeights, model: Any, directory: Path, write: bool) -> None:
     """Write safetensors and config below `directory`; every rank takes part, one writes."""
     state = {}
     for name, tensor in named_weights(engine, model):

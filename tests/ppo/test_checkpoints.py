@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from rlhf.cli import main
+from rlhf.config import dump
 from rlhf.errors import RunError
 from rlhf.ppo.loop import LoopState, Roles
 from rlhf.training.checkpoint import DirectoryCheckpoints, Keeping
@@ -198,3 +200,41 @@ def test_a_full_disk_costs_one_checkpoint_and_is_said_in_words(tmp_path: Path) -
     with pytest.raises(RunError, match=said):
         checkpoints(tmp_path).save(roles, LoopState(4, 0.5), {})
     assert restored(tmp_path)[0] == LoopState(2, 0.02) and names(tmp_path) == ["step_000002"]
+
+
+def listed(tmp_path: Path, capsys, *more: str) -> tuple[int, list[str]]:
+    """Exit code and lines of `rlhf checkpoints` about a run with three of them."""
+    work = tmp_path / "run.work"
+    if not work.exists():
+        save(work / "checkpoints", 2, 3, 4)
+        (work / "config.yaml").write_text(dump(fakes.config(best_checkpoint="score")))
+    with pytest.raises(SystemExit) as ended:
+        main(["checkpoints", str(tmp_path / "run"), *more])
+    said = capsys.readouterr()
+    return ended.value.code or 0, (said.out + said.err).splitlines()
+
+
+def test_the_command_lists_and_verifies(tmp_path: Path, capsys) -> None:
+    assert listed(tmp_path, capsys) == (0, [
+        "step_000002  0.0 MiB  score 2  sound", "step_000003  0.0 MiB  score 3  sound, best",
+        "step_000004  0.0 MiB  score 0  sound, newest",
+    ])
+    flip(tmp_path / "run.work" / "checkpoints" / "step_000004" / "critic" / "weight.json", 1)
+    code, lines = listed(tmp_path, capsys)
+    changed = "critic/weight.json has changed since it was written (its SHA-256 differs)"
+    assert code == 1 and lines[1:] == [
+        "step_000003  0.0 MiB  score 3  sound, newest, best", f"step_000004  0.0 MiB  damaged: {changed}"
+    ]
+    code, lines = listed(tmp_path, capsys, "--export", str(tmp_path / "plain"))
+    assert code == 2 and lines[0].endswith(f"is damaged: {changed}; export another step")
+    code, lines = listed(tmp_path, capsys, "--export", str(tmp_path / "plain"), "--step", "9")
+    assert code == 2 and "has no checkpoint of step 9; list them without --export" in lines[0]
+
+
+def test_a_directory_without_checkpoints_is_refused(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["checkpoints", str(tmp_path)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        f"rlhf: {tmp_path}: no checkpoints there; give the output or the run directory of a PPO run\n"
+    )

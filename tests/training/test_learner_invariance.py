@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf.errors import NumericError
+from rlhf.errors import NumericError, RunError
 from rlhf.metrics import merge, values
-from tests.training.ranks import LARGE, SMALL, Case, Outcome, join_evaluated
+from rlhf.training.export import export_checkpoint
+from rlhf.training.seal import seal
+from tests.training.ranks import LARGE, SMALL, Case, Outcome, config_of, join_evaluated
 
 TOLERANCE = 1e-5
 
@@ -151,6 +153,32 @@ def test_a_learner_goes_on_with_another_number_of_ranks(
         for name, weight in wanted[0].items():
             assert float((weights[name] - weight).abs().max()) <= 1e-6, name
     assert files == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("change", [{}, {"tied": False}, {"lora": True}], ids=str)
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_checkpoint_becomes_a_plain_model(ranks: Ranks, stage: int, change: dict, tmp_path: Path) -> None:
+    """The very weights that the learner had when it saved."""
+    from rlhf.models.loading import load_causal_lm
+
+    case = Case(ranks=2, stage=stage, batch="even", evaluate_first=False, updates=1, **change)
+    checkpoint = tmp_path / "step_000001"
+    ranks.ask(case, "first_half", checkpoint / "policy")
+    seal(checkpoint, {"state": {}, "numbers": {}})
+    config = config_of(case, ranks.models, tmp_path)
+    export_checkpoint(config, checkpoint, tmp_path / "plain")
+    found = load_causal_lm(tmp_path / "plain", torch.float32).state_dict()
+    wanted = ranks.outcomes(case)[0].weights
+    assert found.keys() == wanted.keys()
+    for name, weight in wanted.items():
+        assert torch.equal(found[name], weight), name
+    assert (tmp_path / "plain" / "tokenizer.json").is_file()
+    with pytest.raises(RunError, match="exists; give a directory that does not"):
+        export_checkpoint(config, checkpoint, tmp_path / "plain")
+    next((checkpoint / "policy").rglob("*.pt")).write_bytes(b"no")
+    with pytest.raises(RunError, match=r"is damaged: .* has 2 of .* bytes; export another step"):
+        export_checkpoint(config, checkpoint, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("tied", [True, False])

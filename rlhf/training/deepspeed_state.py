@@ -1,4 +1,7 @@
-"""A learner's checkpoint divided anew, for another number of ranks, by DeepSpeed's universal format."""
+"""What DeepSpeed has saved of a learner: made whole, and divided anew for another number of ranks.
+
+Its files are pickles. Whoever reads them has compared every byte with the SHA-256 that the run itself wrote.
+"""
 
 from __future__ import annotations
 
@@ -42,3 +45,15 @@ def convert(source: Path, target: Path) -> None:
     )
     with redirect_stdout(StringIO()):
         ds_to_universal.main(arguments)
+
+
+def whole_weights(directory: Path) -> dict[str, Any]:
+    """Tensors by parameter name: ZeRO's float32 masters where there are any."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    if saved_ranks(directory):
+        with redirect_stdout(StringIO()):
+            return get_fp32_state_dict_from_zero_checkpoint(str(directory.parent), tag=directory.name)
+    import torch
+
+    return torch.load(directory / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=True)["module"]
