@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,9 +51,12 @@ ROLLOUTS = "rollouts"
 
 
 @contextmanager
-def roles_of(config: PPOConfig, plan: Plan, work: Path) -> Iterator[Roles]:
-    """Start every role's actors in parallel; stop them all at the end."""
+def roles_of(
+    config: PPOConfig, plan: Plan, work: Path, look_after: Callable[[Mapping[str, Pool]], None] = lambda pools: None
+) -> Iterator[Roles]:
+    """Start every role's actors in parallel; stop them all at the end. `look_after` is given the pools first."""
     with pools_of(config, plan, work) as pools, ExitStack() as closing:
+        look_after(pools)
         yield connect(config, plan, pools, work, closing)
 
 
@@ -72,8 +75,8 @@ def sampling_of(config: PPOConfig, plan: Plan, work: Path) -> Iterator[Sampling]
     with pools_of(config, plan, work) as pools:
         gather(*(pool.call_all("ready") for pool in pools.values()))
         sampler, _ = connect_engines(config, plan, pools, [])
-        experience = RemoteExperienceMaker(pools["experience"].actors[0])
-        store = RemoteRolloutStore(pools["experience"].actors[0])
+        experience = RemoteExperienceMaker(pools["experience"])
+        store = RemoteRolloutStore(pools["experience"])
         weights = AsLoaded(pools["rollout"])
         yield Sampling(collector(config, plan, sampler, reward_of(config, pools), experience), weights, store)
 
@@ -151,7 +154,9 @@ def connect(config: PPOConfig, plan: Plan, pools: Mapping[str, Pool], work: Path
     trained = [pools[name] for name in ("policy", "critic") if name in pools]
     joining = [meet(pool) for pool in trained]
     gather(*joining, *(pool.call_all("ready") for pool in pools.values() if pool not in trained))
-    experience = RemoteExperienceMaker(pools["experience"].actors[0])
+    for pool in pools.values():
+        pool.locate()
+    experience = RemoteExperienceMaker(pools["experience"])
     rollouts, weights = _rollouts(config, plan, pools, work, closing)
     return Roles(
         rollouts,
@@ -166,13 +171,13 @@ def _rollouts(
     config: PPOConfig, plan: Plan, pools: Mapping[str, Pool], work: Path, closing: ExitStack
 ) -> tuple[Collector, WeightSync]:
     """How a step comes by its rollout, and how new weights reach who samples."""
-    store = RemoteRolloutStore(pools["experience"].actors[0])
+    store = RemoteRolloutStore(pools["experience"])
     if isinstance(config.loop, Replay):
         return FromFiles(store, Path(config.loop.rollouts)), NoEngines()
     learned = [pools[reward_role(part)] for part in config.reward.learned()]
     others = [pools[name] for name in ("policy", "critic", "reference") if name in pools]
     sampler, weights = connect_engines(config, plan, pools, [*others, *learned])
-    experience = RemoteExperienceMaker(pools["experience"].actors[0])
+    experience = RemoteExperienceMaker(pools["experience"])
     found = collector(config, plan, sampler, reward_of(config, pools), experience)
     if isinstance(config.loop, Asynchronous):
         ahead = Ahead(found, config.loop.staleness, config.steps, store)

@@ -10,6 +10,7 @@ from rlhf import unfinished
 from rlhf.artifacts import write_json
 from rlhf.context import RunContext
 from rlhf.errors import RunError
+from rlhf.lock import LOCK
 from rlhf.ppo.config import PPOConfig
 
 CHECKPOINTS = "checkpoints"
@@ -44,11 +45,11 @@ def _read_claim(path: Path) -> dict:
 
 
 def discard(work: Path) -> None:
-    """Empty a work directory; the resolved config in it is already this run's."""
+    """Empty a work directory; the resolved config in it, and the lock, are already this run's."""
     for path in work.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != "config.yaml":
+        elif path.name not in (unfinished.CONFIG, LOCK):
             path.unlink()
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import ray
 from ray import ObjectRef
+from ray.exceptions import RayActorError, RayTaskError
 
 from actors.placement import Placement
+from rlhf.errors import UserError
 from rlhf.metrics import Metrics, merge
 from rlhf.ppo.config import Resources
 
 T = TypeVar("T")
+_NAMES_FREE_S = 20.0
+_PEERS_S = 5.0
 
 
 class Pending(Generic[T]):
@@ -27,8 +33,26 @@ class Pending(Generic[T]):
         waiting = list(self._refs)
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1, fetch_local=False)
-            ray.get(done)
+            try:
+                ray.get(done)
+            except RayTaskError as error:
+                _raise_if_lost(waiting, error)
+                raise
         return self._combine(ray.get(self._refs))
+
+
+def _raise_if_lost(waiting: Sequence[ObjectRef], error: RayTaskError) -> None:
+    """A rank whose peer died in a collective says so in words of its own, and first: the death is the cause."""
+    if isinstance(error.cause, UserError):
+        return
+    done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_PEERS_S) if waiting else ([], [])
+    for ref in done:
+        try:
+            ray.get(ref)
+        except RayActorError as lost:
+            raise lost from error
+        except RayTaskError:
+            continue
 
 
 class RemoteTensors:
@@ -42,12 +66,25 @@ class RemoteTensors:
         return Pending(self.receipts, lambda _: None).get()
 
 
+@dataclass(frozen=True)
+class UnderWay:
+    """A call that an actor has not answered; pid and node are those of its process, None where they are unknown."""
+
+    actor: str
+    method: str
+    handle: Any
+    pid: int | None
+    node: str | None
+
+
 class Pool:
     """The actors of one role. Large results stay in the object store; callers hold references."""
 
     def __init__(self, role: str, actors: list[Any]) -> None:
         self.role = role
         self.actors = actors
+        self._last: dict[int, tuple[ObjectRef, str]] = {}
+        self._places: dict[int, tuple[int, str]] = {}
 
     @classmethod
     def start(
@@ -64,14 +101,35 @@ class Pool:
             actors.append(remote.remote(rank, *arguments))
         return cls(role, actors)
 
+    def ask(self, rank: int, method: str, *arguments: Any, results: int = 1) -> list[ObjectRef]:
+        """Call a method on one rank; one ref per result. The last of several is small: it is kept to see the end by."""
+        answer = getattr(self.actors[rank], method).options(num_returns=results).remote(*arguments)
+        refs = [answer] if results == 1 else list(answer)
+        self._last[rank] = (refs[-1], method)
+        return refs
+
     def call(self, method: str, *arguments: Any) -> list[ObjectRef]:
         """Call a method on every rank; one ref each."""
-        return [getattr(actor, method).remote(*arguments) for actor in self.actors]
+        return [self.ask(rank, method, *arguments)[0] for rank in range(len(self.actors))]
 
     def call_tensors(self, method: str, *arguments: Any) -> RemoteTensors:
         """Call a method that returns (tensor, receipt) on every rank."""
-        pairs = [getattr(actor, method).options(num_returns=2).remote(*arguments) for actor in self.actors]
+        pairs = [self.ask(rank, method, *arguments, results=2) for rank in range(len(self.actors))]
         return RemoteTensors([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+
+    def locate(self) -> None:
+        """Learn where the processes run; all must be ready."""
+        self._places = dict(enumerate(ray.get([actor.place.remote() for actor in self.actors])))
+
+    def under_way(self) -> list[UnderWay]:
+        """The calls that are not answered, one per actor."""
+        found = []
+        for rank, (ref, method) in list(self._last.items()):
+            done, _ = ray.wait([ref], timeout=0, fetch_local=False)
+            if not done:
+                place = self._places.get(rank, (None, None))
+                found.append(UnderWay(f"{self.role}[{rank}]", method, self.actors[rank], *place))
+        return found
 
     def call_metrics(self, method: str, *arguments: Any) -> Pending[Metrics]:
         """Call a method that returns metrics on every rank; the handle merges them."""
@@ -82,8 +140,20 @@ class Pool:
         return Pending(self.call(method, *arguments), lambda _: None)
 
     def stop(self) -> None:
+        """End the processes. Returns when their names are free."""
         for actor in self.actors:
             ray.kill(actor)
+        deadline = time.monotonic() + _NAMES_FREE_S
+        while time.monotonic() < deadline and any(_is_known(f"{self.role}[{k}]") for k in range(len(self.actors))):
+            time.sleep(0.05)
+
+
+def _is_known(name: str) -> bool:
+    try:
+        ray.get_actor(name)
+    except ValueError:
+        return False
+    return True
 
 
 def process_environment(resources: Resources) -> dict[str, str]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+
+from ray.exceptions import RayError
 
 from actors.assembly import ROLLOUTS, roles_of, sampling_of
 from actors.claim import CHECKPOINTS, claim, release
 from actors.learners import EMA
 from actors.placement import require_room
 from actors.preparation import Plan, prepare
+from actors.recovery import Losses
+from actors.watchdog import Watchdog
 from rlhf.artifacts import Artifact, Draft, load
 from rlhf.context import RunContext
+from rlhf.errors import Terminated
 from rlhf.metrics import read_json_lines, values
 from rlhf.models.loading import load_tokenizer
 from rlhf.ppo.config import PPOConfig
@@ -18,6 +24,7 @@ from rlhf.ppo.loop import Roles, train
 from rlhf.ppo.loop_config import RolloutsOnly
 from rlhf.ppo.recorder import RunRecorder
 from rlhf.ppo.saved import rollout_file
+from rlhf.termination import requests
 from rlhf.training.checkpoint import DirectoryCheckpoints, Keeping
 from rlhf.training.ptx import write_ptx
 
@@ -40,12 +47,31 @@ def run(config: PPOConfig, context: RunContext) -> Artifact:
 
 
 def _train(config: PPOConfig, plan: Plan, context: RunContext, recorder: RunRecorder) -> None:
+    """Train to the end, through the loss of any actor."""
     if config.ptx is not None:
         write_ptx(config.ptx, load_tokenizer(config.policy.model), context.work)
-    with roles_of(config, plan, context.work) as roles:
-        checkpoints = checkpoints_of(config, context)
-        train(config, roles, checkpoints, recorder)
-        _publish_policy(config, context, roles)
+    losses = Losses(context.progress.note)
+    with requests(context.progress.note) as stop:
+        while True:
+            watchdog = Watchdog(config.deadline_s, lambda: recorder.position)
+            try:
+                with watchdog, roles_of(config, plan, context.work, watchdog.look_after) as roles:
+                    return _to_the_end(config, context, roles, recorder, stop)
+            except RayError as error:
+                losses.survive(error, recorder.position, watchdog.verdict)
+
+
+def _to_the_end(
+    config: PPOConfig, context: RunContext, roles: Roles, recorder: RunRecorder, stop: Callable[[], bool]
+) -> None:
+    """From the newest checkpoint to the published policy. Raises Terminated when the run was asked to end."""
+    state = train(config, roles, checkpoints_of(config, context), recorder, stop)
+    if state.step < config.steps:
+        raise Terminated(
+            f"{context.stage}: ended on SIGTERM after step {state.step} of {config.steps}; the same command goes on"
+        )
+    recorder.enter(state.step, "publish the policy")
+    _publish_policy(config, context, roles)
 
 
 def checkpoints_of(config: PPOConfig, context: RunContext) -> DirectoryCheckpoints:

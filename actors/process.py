@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import warnings
 
@@ -33,6 +34,10 @@ class RoleProcess:
         with socket.socket() as probe:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def place(self) -> tuple[int, str]:
+        """This process's number, and Ray's id of its node."""
+        return os.getpid(), ray.get_runtime_context().get_node_id()
 
     def ready(self) -> None:
         """Returns once the constructor has."""

@@ -60,18 +60,17 @@ class RemoteSampler:
         return self.residency()
 
     def generate(self, batch: PromptBatch, version: int) -> RemoteRollout:
-        actors = self.pool.actors
         pairs = [
-            self._ask(actor.generate.options(num_returns=2), batch, start, end, version)
-            for actor, (start, end) in zip(actors, shares(len(batch), len(actors)), strict=True)
+            self.pool.ask(rank, "generate", *self._asked(batch, start, end, version), results=2)
+            for rank, (start, end) in enumerate(shares(len(batch), len(self.pool.actors)))
             if start < end
         ]
         return RemoteRollout(batch, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
-    def _ask(self, method: Any, batch: PromptBatch, start: int, end: int, version: int) -> list[ObjectRef]:
-        """Rollout and metrics of the rows from `start` to `end`."""
+    def _asked(self, batch: PromptBatch, start: int, end: int, version: int) -> tuple[Any, ...]:
+        """What an engine is told of the rows from `start` to `end`."""
         token_ids = [prompt.token_ids for prompt in batch.prompts[start:end]]
-        return method.remote(token_ids, self.sampling, list(batch.seeds[start:end]), version)
+        return token_ids, self.sampling, list(batch.seeds[start:end]), version
 
     def greedy(self) -> RemoteSampler:
         """The same, taking the most likely token each time."""
@@ -81,9 +80,9 @@ class RemoteSampler:
 class ConversationSampler(RemoteSampler):
     """Environments beside engines; each pair plays the episodes of a contiguous share of the prompts."""
 
-    def _ask(self, method: Any, batch: PromptBatch, start: int, end: int, version: int) -> list[ObjectRef]:
+    def _asked(self, batch: PromptBatch, start: int, end: int, version: int) -> tuple[Any, ...]:
         """An environment needs the prompts themselves."""
-        return method.remote(batch.rows(range(start, end)), self.sampling, version)
+        return batch.rows(range(start, end)), self.sampling, version
 
 
 def shares(count: int, parts: int) -> list[tuple[int, int]]:
@@ -212,8 +211,8 @@ def given_of(collected: Collected, **passes: list) -> Given:
 class RemoteExperienceMaker:
     """The experience maker's process."""
 
-    def __init__(self, actor: ray.actor.ActorHandle) -> None:
-        self.actor = actor
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
 
     def build(
         self, step: int, kl_coef: float, collected: Collected, logprobs: RemoteTensors, ref_logprobs: RemoteTensors,
@@ -223,7 +222,7 @@ class RemoteExperienceMaker:
             collected, logprobs=logprobs.parts, ref_logprobs=ref_logprobs.parts, values=values.parts
         )
         said = (step, kl_coef, collected.rollout.asked, given.counts())
-        ref, metrics = self.actor.build.options(num_returns=2).remote(*said, *given.flat())
+        ref, metrics = self.pool.ask(0, "build", *said, *given.flat(), results=2)
         return RemoteExperience(ref, metrics, kl_coef)
 
     def keep(self, step: int, kept: Kept | None, sampled: ScoredRollout, limit: int) -> Kept:
@@ -231,15 +230,14 @@ class RemoteExperienceMaker:
         before = [kept.rollout.shards[0], kept.scores.parts[0]] if kept else []
         shards, scores = sampled.rollout.shards, sampled.scores.parts
         asked = joined([kept.rollout.asked, sampled.rollout.asked]) if kept else sampled.rollout.asked
-        rollout, numbers, rows = self.actor.keep_informative.options(num_returns=3).remote(
-            step, asked, limit, len(before), len(shards), *before, *shards, *scores
-        )
+        said = (step, asked, limit, len(before), len(shards))
+        rollout, numbers, rows = self.pool.ask(0, "keep_informative", *said, *before, *shards, *scores, results=3)
         chosen = asked.rows(ray.get(rows))
         whole = RemoteRollout(chosen, [rollout], [])
         return Kept(whole, RemoteTensors([numbers], []), len(set(chosen.groups)))
 
     def save_transcripts(self, step: int, experience: RemoteExperience) -> Pending[None]:
         """Write rows of `experience`, which must be the one built last."""
-        return Pending([self.actor.save_transcripts.remote(step)], lambda _: None)
+        return Pending(self.pool.ask(0, "save_transcripts", step), lambda _: None)
 
 

@@ -18,9 +18,10 @@ import typer
 
 from rlhf import config as configs
 from rlhf.config import Config, suggestion
-from rlhf.errors import ConfigError, UserError
+from rlhf.errors import ConfigError, Terminated, UserError
 from rlhf.pipeline import Job, PipelineConfig, Stage, deferred, jobs, require_runnable, run_job, write_config
 from rlhf.progress import Progress, for_this_output
+from rlhf.termination import EXIT_CODE
 
 STAGES: dict[str, Stage] = {
     "data": Stage(
@@ -224,7 +225,8 @@ def command_line() -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point.
 
-    Exit code 0; 2 for an error of the user's, with one sentence on stderr; 1 for a bug of ours; 130 on Ctrl-C.
+    Exit code 0; 2 for an error of the user's, with one sentence on stderr; 1 for a bug of ours; 130 on Ctrl-C;
+    143 when a run has ended on SIGTERM and kept its state.
     """
     _quieten_engines()
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
@@ -233,6 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(command_line()(args=words, prog_name="rlhf", standalone_mode=False))
     except UserError as error:
         _refuse(str(error))
+    except Terminated as ended:
+        print(ended, flush=True)
+        sys.exit(EXIT_CODE)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     except typer.TyperException as error:

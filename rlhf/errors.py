@@ -36,3 +36,7 @@ class NumericError(UserError):
 
 class StalePolicyError(UserError):
     """A rollout engine holds another policy version than the learner."""
+
+
+class Terminated(Exception):
+    """The run was asked to end by SIGTERM, and has kept its state; the message says where it goes on."""

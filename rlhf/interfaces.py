@@ -18,6 +18,15 @@ T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: the step at hand, counted from 1, and its phase. `count` grows with every change."""
+
+    step: int
+    phase: str
+    count: int = 0
+
+
 class Handle(Protocol[T_co]):
     """Work under way."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,7 @@ class JsonLines:
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         self._stream.write(json.dumps({"step": step, **numbers}) + "\n")
         self._stream.flush()
+        os.fsync(self._stream.fileno())  # a checkpoint that follows counts on it
 
     def close(self) -> None:
         self._stream.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from rlhf import artifacts, unfinished
 from rlhf.artifacts import Artifact
 from rlhf.config import Config, ConfigT, dump, suggestion, validate
 from rlhf.context import RunContext, work_of
-from rlhf.errors import ConfigError, DataError, RunError
+from rlhf.errors import ConfigError, DataError, RunError, UserError
+from rlhf.lock import LOCK, locked
 from rlhf.progress import Progress
 from rlhf.stage import ClusterConfig, NamedInput, StageConfig, inputs, located, resolve_references
 
@@ -152,11 +154,30 @@ def run_job(job: Job, progress: Progress) -> float | None:
         progress.note(f"{job.name}: up to date ({context.directory})")
         return None
     started = time.perf_counter()
-    with _config_beside(context.work, job.config):
+    with _locked(context), _config_beside(context.work, job.config):
         job.run(located(job.config), context)
     seconds = time.perf_counter() - started
     progress.note(f"{job.name}: done in {seconds:.0f} s ({context.directory})")
     return seconds
+
+
+@contextmanager
+def _locked(context: RunContext) -> Iterator[None]:
+    """The work directory for this process alone; one that nothing was written to does not stay."""
+    is_new = not context.work.exists()
+    try:
+        with locked(context.work, context.progress.note):
+            yield
+    except UserError:
+        if is_new and {path.name for path in context.work.iterdir()} <= {CONFIG, LOCK}:
+            shutil.rmtree(context.work)
+        raise
+    except OSError as error:
+        if context.work.is_dir():
+            raise
+        raise RunError(
+            f"{context.work}: not writable ({error.strerror}); give another output directory"
+        ) from None
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def test_no_arguments_show_the_help() -> None:
 def test_an_unknown_stage_is_one_sentence() -> None:
     assert refusal("ppoo", "x.yaml") == ["rlhf: 'ppoo': unknown stage, did you mean 'ppo'?"]
     (line,) = refusal("finetune")
-    assert line.startswith("rlhf: 'finetune': unknown stage; known here: compare, data, evaluate, keys, pairs, ppo, ")
+    assert line.startswith("rlhf: 'finetune': unknown stage; known here: checkpoints, compare, data, evaluate, keys, ")
 
 
 def test_a_word_that_is_neither_file_nor_override_is_one_sentence() -> None:

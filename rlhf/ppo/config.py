@@ -243,6 +243,9 @@ class PPOConfig(StageConfig):
     best_checkpoint: str | None = Field(
         "reward/score", description="metric whose highest value at a checkpoint lets that one stay, too; null: none"
     )
+    deadline_s: float = Field(
+        1800.0, gt=0, description="seconds without a phase's end after which a role that does not answer is given up"
+    )
     transcripts_every: int = Field(5, gt=0, description="steps between saved sample transcripts")
     transcripts_rows: int = Field(32, gt=0, description="responses of each such step that are saved")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from rlhf.interfaces import (
@@ -63,31 +64,39 @@ class Recorder(Protocol):
     def begin(self, step: int) -> None:
         """The run goes on after `step`."""
 
+    def enter(self, step: int, phase: str) -> None:
+        """A phase of a step begins; steps count from 1."""
+
     def record(self, step: int, numbers: Mapping[str, float]) -> None: ...
 
 
 @dataclass
 class Phases:
-    """Wall time of each phase of a step, in seconds."""
+    """Wall time of each phase of a step, in seconds; `enter` is told when one begins."""
 
+    enter: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        self.enter(name)
         start = time.perf_counter()
         yield
         self.seconds[f"time/{name}"] = time.perf_counter() - start
 
 
 def train(
-    config: PPOConfig, roles: Roles, checkpoints: Checkpoints, recorder: Recorder
+    config: PPOConfig, roles: Roles, checkpoints: Checkpoints, recorder: Recorder,
+    stop: Callable[[], bool] = lambda: False,
 ) -> LoopState:
-    """Run PPO from the newest checkpoint to `config.steps`; returns the final state."""
+    """Run PPO from the newest checkpoint to `config.steps`, or until a step has ended and `stop` answers True, which
+    keeps a checkpoint; returns the state reached."""
     state = checkpoints.restore(roles) or LoopState(0, config.kl.control.coef)
     recorder.begin(state.step)
     roles.weights.publish(state.step).get()
-    while state.step < config.steps:
-        phases, began = Phases(), time.perf_counter()
+    ends = state.step >= config.steps
+    while not ends:
+        phases, began = Phases(partial(recorder.enter, state.step + 1)), time.perf_counter()
         metrics, prompts_used = _step(config, roles, state, phases)
         coef = _next_kl_coef(config, state.kl_coef, values(metrics)["kl/per_response"])
         done = LoopState(state.step + 1, coef, prompts_used)
@@ -96,8 +105,9 @@ def train(
         seconds = {**phases.seconds, "time/step": time.perf_counter() - began}
         numbers = _numbers(config, metrics, state, seconds)
         recorder.record(done.step, numbers)
-        state = done
-        if state.step % config.checkpoint_every == 0 or state.step == config.steps:
+        state, ends = done, done.step == config.steps or stop()
+        if ends or state.step % config.checkpoint_every == 0:
+            recorder.enter(state.step, "checkpoint")
             checkpoints.save(roles, state, numbers)
     checkpoints.finish()
     return state

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from rlhf.interfaces import Position
 from rlhf.metrics import JsonLines, MetricsSink, TensorBoard
 from rlhf.progress import Progress
 
@@ -23,13 +24,19 @@ class RunRecorder:
         self.total = total
         self.progress = progress
         self.sinks: list[MetricsSink] = []
+        self.position = Position(0, "start")
 
     def begin(self, step: int) -> None:
         """Open the sinks, dropping what an interrupted run wrote after `step`."""
+        self.close()
         self.sinks = [
             JsonLines(self.work / "metrics.jsonl", keep_through=step),
             TensorBoard(self.work / "tensorboard", purge_after=step),
         ]
+
+    def enter(self, step: int, phase: str) -> None:
+        """A phase of a step begins."""
+        self.position = Position(step, phase, self.position.count + 1)
 
     def record(self, step: int, numbers: Mapping[str, float]) -> None:
         for sink in self.sinks:
@@ -40,3 +47,4 @@ class RunRecorder:
     def close(self) -> None:
         for sink in self.sinks:
             sink.close()
+        self.sinks = []

@@ -1,4 +1,4 @@
-"""A module trained by DeepSpeed at any ZeRO stage. DeepSpeed is imported here and in `deepspeed_state`, nowhere else."""
+"""A module trained by DeepSpeed at any ZeRO stage. Only here and in `deepspeed_state` is DeepSpeed imported."""
 
 from __future__ import annotations
 

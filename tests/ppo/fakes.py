@@ -152,10 +152,14 @@ class FakeSync(FakeRole):
 class FakeRecorder:
     rows: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     begun: list[int] = field(default_factory=list)
+    entered: list[tuple[int, str]] = field(default_factory=list)
 
     def begin(self, step: int) -> None:
         self.begun.append(step)
         self.rows = [row for row in self.rows if row[0] <= step]
+
+    def enter(self, step: int, phase: str) -> None:
+        self.entered.append((step, phase))
 
     def record(self, step: int, numbers: Mapping[str, float]) -> None:
         kept = {name: n for name, n in numbers.items() if not name.startswith(("time/", "throughput/"))}

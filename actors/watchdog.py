@@ -1,0 +1,85 @@
+"""Looks after a run from beside it: a role that does not answer is named, and ended so that the run can recover."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import ray
+
+from actors.pool import Pool, UnderWay
+
+_LOOKS_PER_DEADLINE = 10
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was done about a run that stood still."""
+
+    suspects: Sequence[UnderWay]
+    seconds: float
+
+    def __str__(self) -> str:
+        named = ", ".join(f"{each.actor} in {each.method}" for each in self.suspects)
+        return f"{named} did not answer for {self.seconds:.0f} s"
+
+
+class Watchdog:
+    """A thread, inside its block. `position` is what changes while the run goes on; when it has not for `deadline_s`,
+    the actors whose calls are under way are ended: those of them that are stopped processes of this machine, where
+    there are any, else all.
+    """
+
+    def __init__(self, deadline_s: float, position: Callable[[], Any]) -> None:
+        self.pools: Mapping[str, Pool] = {}
+        self.deadline_s = deadline_s
+        self.position = position
+        self.verdict: Verdict | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def look_after(self, pools: Mapping[str, Pool]) -> None:
+        """These are the run's actors."""
+        self.pools = pools
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        last, since = self.position(), time.monotonic()
+        while not self._over.wait(self.deadline_s / _LOOKS_PER_DEADLINE):
+            now = self.position()
+            if now != last:
+                last, since = now, time.monotonic()
+            elif time.monotonic() - since > self.deadline_s:
+                self._act(time.monotonic() - since)
+                since = time.monotonic()
+
+    def _act(self, seconds: float) -> None:
+        waiting = [each for pool in self.pools.values() for each in pool.under_way()]
+        stopped = [each for each in waiting if _is_stopped(each)]
+        suspects = stopped or waiting
+        if not suspects:
+            return
+        self.verdict = Verdict(suspects, seconds)
+        for each in suspects:
+            ray.kill(each.handle)
+
+
+def _is_stopped(call: UnderWay) -> bool:
+    """Whether its process is on this machine and stopped (SIGSTOP, a debugger)."""
+    if call.pid is None or call.node != ray.get_runtime_context().get_node_id():
+        return False
+    try:
+        return psutil.Process(call.pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False

@@ -1,0 +1,58 @@
+"""A run survives the loss of any of its processes, and ends with the numbers of a run that nothing disturbed."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from rlhf.errors import RunError
+from tests.chaos.disturber import Blow
+from tests.chaos.runs import run
+from tests.end_to_end.jobs import config_of, small
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+BLOWS = [
+    (Blow("rollout[0]", 2, "rollout"), "generate"), (Blow("reward[0]", 3, "score"), "score"),
+    (Blow("reference[0]", 4, "score"), "logprobs"), (Blow("policy[0]", 5, "update"), "update"),
+    (Blow("policy[0]", 6, "publish"), "weights"), (Blow("policy[0]", 7, "checkpoint"), "save"),
+]
+
+
+def settings(**changes):
+    return small(steps=8, checkpoint_every=1, transcripts_every=100, **changes)
+
+
+def test_any_process_may_be_lost_in_any_phase(ray_cluster, tiny_models, tmp_path, monkeypatch) -> None:
+    """One loss after the other in one run; a checkpoint a step, so that a step is redone for each at most."""
+    whole = run(config_of(tiny_models, tmp_path / "whole", **settings()), monkeypatch)
+    assert not whole.notes and not whole.struck
+    broken = run(config_of(tiny_models, tmp_path / "broken", **settings()), monkeypatch, *(blow for blow, _ in BLOWS))
+    assert [(struck.blow, struck.call) for struck in broken.struck] == BLOWS
+    assert len({struck.pid for struck in broken.struck}) == len(BLOWS)
+    assert broken.rows == whole.rows
+    told = [note for note in broken.notes if "was lost in step" in note]
+    assert [note.partition(" was lost in step ")[0] for note in told] == [blow.actor for blow, _ in BLOWS]
+    for note, (blow, _) in zip(told, BLOWS, strict=True):
+        assert f"in step {blow.step}, {blow.phase}: " in note and note.endswith("from the newest checkpoint")
+
+
+def test_a_process_that_hangs_is_named_and_replaced(ray_cluster, tiny_models, tmp_path, monkeypatch) -> None:
+    config = config_of(tiny_models, tmp_path / "hung", **settings() | {"steps": 2, "deadline_s": 60.0})
+    hung = run(config, monkeypatch, Blow("reward[0]", 2, "score", signal.SIGSTOP))
+    (told,) = [note for note in hung.notes if "was lost in step" in note]
+    assert told.startswith("reward[0] was lost in step 2, score: reward[0] in score did not answer for 6")
+    assert len(hung.rows) == 2
+
+
+def test_a_loss_that_comes_again_ends_the_run_with_a_diagnosis(ray_cluster, tiny_models, tmp_path, monkeypatch) -> None:
+    class Every(Blow):
+        """Equal to no other, so that it is dealt each time."""
+
+        __eq__ = object.__eq__
+        __hash__ = object.__hash__
+
+    blow = Every("rollout[0]", 2, "rollout")
+    config = config_of(tiny_models, tmp_path / "again", **settings())
+    with pytest.raises(RunError, match=r"rollout\[0\] was lost in step 2, rollout: .* it is loss 2 at this step, so"):
+        run(config, monkeypatch, blow, Every("rollout[0]", 2, "rollout"))

@@ -1,0 +1,64 @@
+"""One run at a time in a directory, and what a dead one left is no obstacle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf.errors import RunError
+from rlhf.lock import LOCK, locked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from rlhf.lock import locked
+with locked(Path(sys.argv[1]), print):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(work: Path) -> subprocess.Popen:
+    """Another process that holds the directory."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(work)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_run_is_refused_with_the_first_ones_name(tmp_path: Path) -> None:
+    other = hold(tmp_path / "work")
+    try:
+        with pytest.raises(RunError) as refused, locked(tmp_path / "work", print):
+            pass
+        said = str(refused.value)
+        assert said.startswith(f"{tmp_path}/work: in use by process {other.pid} on {os.uname().nodename} since 20")
+        assert said.endswith("; wait until it has ended, stop it, or give another output")
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_dead_run_left_is_told_and_taken(tmp_path: Path, how: signal.Signals) -> None:
+    other = hold(tmp_path / "work")
+    other.send_signal(how)
+    other.wait()
+    notes: list[str] = []
+    with locked(tmp_path / "work", notes.append):
+        assert len(notes) == 1 and f"the run of process {other.pid} on " in notes[0]
+        assert notes[0].endswith("ended without a word; going on from what it has kept")
+    with locked(tmp_path / "work", notes.append):
+        assert len(notes) == 1  # this one has ended in order
+
+
+def test_a_lock_file_of_anything_is_no_obstacle(tmp_path: Path) -> None:
+    for content in ("", "nothing", "[]", '{"pid": 1}'):
+        (tmp_path / LOCK).write_text(content)
+        with locked(tmp_path, lambda said: pytest.fail(said)):
+            assert str(os.getpid()) in (tmp_path / LOCK).read_text()
+        assert (tmp_path / LOCK).read_text() == ""
