@@ -43,10 +43,11 @@ class Disturber:
     _pending: list[threading.Thread] = field(default_factory=list)
 
     def enter(self, step: int, phase: str) -> None:
-        """Deal what is due, once."""
-        for blow in self.blows:
-            if (blow.step, blow.phase) == (step, phase) and blow not in [struck.blow for struck in self.struck]:
-                self._strike(blow)
+        """Deal the next blow that is due; each is dealt once."""
+        dealt = [id(struck.blow) for struck in self.struck]
+        due = [blow for blow in self.blows if (blow.step, blow.phase) == (step, phase) and id(blow) not in dealt]
+        if due:
+            self._strike(due[0])
 
     def _strike(self, blow: Blow) -> None:
         role, _, rank = blow.actor.rstrip("]").rpartition("[")

@@ -33,7 +33,7 @@ from tests.end_to_end.jobs import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 GAP = 1e-4  # nats
-STEPS = 8
+STEPS = 12
 WHOLE = {"steps": STEPS, "critic": {"zero": {"stage": 3}}}
 
 
@@ -87,17 +87,36 @@ def command(output: Path, tiny_models, address: str) -> subprocess.Popen:
         return subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
-def test_a_killed_run_goes_on_exactly(whole: Probed, ray_cluster: str, tiny_models, tmp_path: Path) -> None:
-    """SIGKILL between two checkpoints; then the same command again: number for number."""
-    output = tmp_path / "ppo"
-    process = command(output, tiny_models, ray_cluster)
-    while len(metrics_of(output)) < 3:
+def wait_for_rows(process: subprocess.Popen, output: Path, count: int) -> None:
+    while len(metrics_of(output)) < count:
         assert process.poll() is None, output.with_suffix(".log").read_text()
         time.sleep(0.01)
+
+
+def test_a_killed_run_goes_on_exactly(whole: Probed, ray_cluster: str, tiny_models, tmp_path: Path) -> None:
+    """SIGKILL between two checkpoints, SIGTERM in the next attempt, and the same command again: number for number.
+
+    While it runs, a second run in the same place is refused; what the killed one left is no obstacle.
+    """
+    output, log = tmp_path / "ppo", tmp_path / "ppo.log"
+    process = command(output, tiny_models, ray_cluster)
+    wait_for_rows(process, output, 3)
+    second = command(output, tiny_models, ray_cluster)
+    assert second.wait() == 2
+    assert f"ppo.work: in use by process {process.pid} on " in log.read_text()
+    assert process.poll() is None and len(metrics_of(output)) < STEPS
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert len(metrics_of(output)) < STEPS and not output.exists()
-    assert command(output, tiny_models, ray_cluster).wait() == 0, output.with_suffix(".log").read_text()
+    assert not output.exists()
+    again = command(output, tiny_models, ray_cluster)
+    wait_for_rows(again, output, 5)
+    again.send_signal(signal.SIGTERM)
+    assert again.wait() == 143, log.read_text()
+    assert f"the run of process {process.pid} on " in log.read_text()
+    reached = len(metrics_of(output))
+    assert reached < STEPS and f"ppo: ended on SIGTERM after step {reached} of {STEPS}; the same" in log.read_text()
+    assert (work_of(output) / "checkpoints" / f"step_{reached:06d}" / "checkpoint.sha256").is_file()
+    assert command(output, tiny_models, ray_cluster).wait() == 0, log.read_text()
     wanted = without_time(metrics_of(whole.output))
     assert without_time(metrics_of(output)) == wanted
     assert without_time(read_json_lines(output / "metrics.jsonl")) == wanted

@@ -46,13 +46,6 @@ def test_a_process_that_hangs_is_named_and_replaced(ray_cluster, tiny_models, tm
 
 
 def test_a_loss_that_comes_again_ends_the_run_with_a_diagnosis(ray_cluster, tiny_models, tmp_path, monkeypatch) -> None:
-    class Every(Blow):
-        """Equal to no other, so that it is dealt each time."""
-
-        __eq__ = object.__eq__
-        __hash__ = object.__hash__
-
-    blow = Every("rollout[0]", 2, "rollout")
     config = config_of(tiny_models, tmp_path / "again", **settings())
     with pytest.raises(RunError, match=r"rollout\[0\] was lost in step 2, rollout: .* it is loss 2 at this step, so"):
-        run(config, monkeypatch, blow, Every("rollout[0]", 2, "rollout"))
+        run(config, monkeypatch, Blow("rollout[0]", 2, "rollout"), Blow("rollout[0]", 2, "rollout"))
