@@ -109,7 +109,7 @@ def test_a_killed_run_goes_on_exactly(whole: Probed, ray_cluster: str, tiny_mode
     process.wait()
     assert not output.exists()
     again = command(output, tiny_models, ray_cluster)
-    wait_for_rows(again, output, 5)
+    wait_for_rows(again, output, len(metrics_of(output)) + 1)
     again.send_signal(signal.SIGTERM)
     assert again.wait() == 143, log.read_text()
     assert f"the run of process {process.pid} on " in log.read_text()
