@@ -4,6 +4,7 @@
 
 RUN ?= runs/demo
 RUN_REAL ?= runs/demo_real
+WORKERS ?= 2
 python := .venv/bin/python
 
 # torch builds extensions with c++ unless it is told otherwise.
@@ -14,7 +15,7 @@ endif
 help:
 	@echo 'make demo       the whole of RLHF on a small made-up world; [SEED=0] [RUN=runs/demo]'
 	@echo 'make demo-real  the same stages on real data; DATA=directory [RUN_REAL=runs/demo_real]'
-	@echo 'make test       the tests that need no GPU; [ARGS="tests/test_setup.py -x"]'
+	@echo 'make test       the tests that need no GPU; [WORKERS=2] [ARGS="tests/test_setup.py -x"]'
 	@echo 'make bench      the time of one PPO iteration beside bare engines and TRL'
 	@echo 'make lint       ruff'
 	@echo 'Each makes .venv first, once, with the Python 3.11 on PATH or PYTHON=/path/to/python3.11.'
@@ -27,7 +28,7 @@ demo-real: environment
 	@$(python) -m rlhf run configs/demo_real.yaml run_dir=$(RUN_REAL) sources.real=$(DATA) $(if $(SEED),seed=$(SEED))
 
 test: environment
-	@$(python) -m pytest -m 'not gpu' $(ARGS)
+	@$(python) -m pytest -m 'not gpu' -n $(WORKERS) --dist loadfile $(ARGS)
 
 bench: environment
 	@$(python) tests/benchmarks/ppo_iteration.py $(ARGS)
