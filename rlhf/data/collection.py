@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from random import Random
 from typing import Generic, TypeVar
 
 from rlhf.data.cleaning import clean_text, documents, fingerprint, split_of, weigh
+from rlhf.data.quarantine import Quarantine
 from rlhf.data.readers import Record, is_plain_text, read_records
 from rlhf.data.schemas import (
     InstructionRecord,
@@ -26,6 +28,7 @@ from rlhf.data.schemas import (
     prompt_of,
     text_record,
 )
+from rlhf.errors import DataError
 
 Item = TypeVar("Item", TextRecord, InstructionRecord, PreferenceRecord)
 
@@ -63,12 +66,12 @@ class Splits(Generic[Item]):
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def collect_text(sources: Sequence[Source], rules: Rules) -> Splits[TextRecord]:
+def collect_text(sources: Sequence[Source], rules: Rules, quarantine: Quarantine) -> Splits[TextRecord]:
     """Documents; nothing is held out. Long ones are cut, and the lines of plain text are joined."""
 
     def read(source: Source) -> Iterator[TextRecord]:
         for file in source.files:
-            texts = (clean_text(text_record(*item).text) for item in _records(file))
+            texts = (clean_text(item.text) for item in _records(file, text_record, quarantine))
             for text in documents(texts, rules.document_size, join=is_plain_text(file)):
                 yield TextRecord(text, source.lang)
 
@@ -78,13 +81,13 @@ def collect_text(sources: Sequence[Source], rules: Rules) -> Splits[TextRecord]:
     return _collect(sources, rules, 0.0, read, problem, lambda item: item.text, lambda item: item.text)
 
 
-def collect_instructions(sources: Sequence[Source], rules: Rules) -> Splits[InstructionRecord]:
+def collect_instructions(sources: Sequence[Source], rules: Rules, quarantine: Quarantine) -> Splits[InstructionRecord]:
     """Conversations; those that open alike go to the same split."""
 
     def read(source: Source) -> Iterator[InstructionRecord]:
         for file in source.files:
-            for item in _records(file):
-                yield InstructionRecord(_clean(instruction_record(*item).messages), source.lang)
+            for item in _records(file, instruction_record, quarantine):
+                yield InstructionRecord(_clean(item.messages), source.lang)
 
     def problem(item: InstructionRecord) -> str | None:
         return _misfit(prompt_of(item.messages), [item.messages[-1]["content"]], rules)
@@ -95,12 +98,12 @@ def collect_instructions(sources: Sequence[Source], rules: Rules) -> Splits[Inst
     return _collect(sources, rules, rules.heldout, read, problem, opening, lambda item: flat(item.messages))
 
 
-def collect_preferences(sources: Sequence[Source], rules: Rules) -> Splits[PreferenceRecord]:
+def collect_preferences(sources: Sequence[Source], rules: Rules, quarantine: Quarantine) -> Splits[PreferenceRecord]:
     """Pairs; those that open alike go to the same split, and nothing is held out."""
 
     def read(source: Source) -> Iterator[PreferenceRecord]:
         for file in source.files:
-            for pair in (preference_record(*item) for item in _records(file)):
+            for pair in _records(file, preference_record, quarantine):
                 chosen, rejected = clean_text(pair.chosen), clean_text(pair.rejected)
                 yield PreferenceRecord(_clean(pair.prompt), chosen, rejected, source.lang)
 
@@ -158,8 +161,20 @@ def _collect(
     return splits
 
 
-def _records(file: str) -> Iterator[tuple[Record, str]]:
-    return ((record, f"{file}:{line}") for line, record in read_records(file))
+def _records(
+    file: str, record_of: Callable[[Record, str], Item], quarantine: Quarantine
+) -> Iterator[Item]:
+    """The records of a file; those that are none go to quarantine. Raises DataError when these are too many."""
+    good = 0
+    for line, raw in read_records(file, partial(quarantine.add, file)):
+        try:
+            found = record_of(raw, f"{file}:{line}")
+        except DataError as error:
+            quarantine.add(file, error, raw)
+            continue
+        good += 1
+        yield found
+    quarantine.check(file, good)
 
 
 def _clean(messages: Sequence[Message]) -> list[Message]:

@@ -5,24 +5,27 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from rlhf.data.quarantine import SHOWN, OnBad, refuse
 from rlhf.errors import DataError
 
 Record = dict[str, Any]
 FORMATS = (".jsonl", ".json", ".csv", ".txt", ".parquet")
 
 
-def read_records(path: Path | str) -> Iterable[tuple[int, Record]]:
+def read_records(path: Path | str, on_bad: OnBad = refuse) -> Iterable[tuple[int, Record]]:
     """Every record of a file with the number of its line (for .json and .parquet: of the record), from 1.
 
     Formats: .jsonl, .json (one list), .csv, .txt (each line becomes {"text": …}), each also with .gz, and
     .parquet. Records of a .jsonl or .txt end at a line feed only: other separators of lines may stand inside a
     string. Blank lines are passed over. The file is looked at on the call; it is read as the records are taken.
 
-    Raises DataError, with file and line, for a missing or empty file, an unknown format or a malformed record.
+    Raises DataError, with file and line, for a missing or empty file, an unknown format or a damaged file. A malformed
+    record, where the next can be found, is told to `on_bad`, which raises it unless it knows better.
     """
     path = Path(path)
     reader = _READERS.get(_format(path))
@@ -31,7 +34,7 @@ def read_records(path: Path | str) -> Iterable[tuple[int, Record]]:
     if not path.is_file():
         what = "is a directory, not a data file" if path.is_dir() else "no such data file"
         raise DataError(f"{path}: {what}; check the path in the config")
-    return _refuse_empty(path, _name_damage(path, reader(path)))
+    return _refuse_empty(path, _name_damage(path, reader(path, on_bad)), on_bad)
 
 
 def is_plain_text(path: Path | str) -> bool:
@@ -46,12 +49,14 @@ def _format(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
-def _refuse_empty(path: Path, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
+def _refuse_empty(
+    path: Path, records: Iterator[tuple[int, Record]], on_bad: OnBad
+) -> Iterator[tuple[int, Record]]:
     found = False
     for item in records:
         found = True
         yield item
-    if not found:
+    if not found and on_bad is refuse:
         raise DataError(f"{path}: holds no records; give a file with at least one")
 
 
@@ -61,7 +66,7 @@ def _name_damage(path: Path, records: Iterator[tuple[int, Record]]) -> Iterator[
     try:
         for line, record in records:
             yield line, record
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except (EOFError, zlib.error, OSError) as error:
         raise DataError(f"{path}: not readable after record {line} ({error}); fetch the file again") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 after record {line} ({error.reason}); convert it to UTF-8") from None
@@ -73,59 +78,81 @@ def _open(path: Path, newline: str) -> IO[str]:
     return open(path, encoding="utf-8-sig", newline=newline)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines with something in them; `newline="\\n"` keeps Python from cutting at a lone carriage return."""
-    with _open(path, newline="\n") as stream:
-        for number, line in enumerate(stream, 1):
-            line = line.rstrip("\r\n")
+def _lines(path: Path, on_bad: OnBad) -> Iterator[tuple[int, str]]:
+    """Lines with something in them. They end at line feeds alone: no other byte of UTF-8 is one."""
+    with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as stream:
+        for number, raw in enumerate(stream, 1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                sentence = f"{path}:{number}: not UTF-8 ({error.reason}); convert it to UTF-8"
+                on_bad(DataError(sentence), repr(raw[:SHOWN]))
+                continue
             if line.strip():
                 yield number, line
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[int, Record]]:
-    for number, line in _lines(path):
+def _read_jsonl(path: Path, on_bad: OnBad) -> Iterator[tuple[int, Record]]:
+    for number, line in _lines(path, on_bad):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            what = f"{error.msg} at column {error.colno}"
-            raise DataError(f"{path}:{number}: malformed line, not JSON ({what}); correct or remove it") from None
-        yield number, _object(record, f"{path}:{number}")
+            yield number, _object(_parsed(line), f"{path}:{number}")
+        except DataError as error:
+            on_bad(error, line)
+        except ValueError as error:
+            sentence = f"{path}:{number}: malformed line, not JSON ({error}); correct or remove it"
+            on_bad(DataError(sentence), line)
 
 
-def _read_json(path: Path) -> Iterator[tuple[int, Record]]:
+def _parsed(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError, in a few words, for anything that is none."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at line {error.lineno} column {error.colno}") from None
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    except ValueError:  # Python's limit for the digits of an integer
+        raise ValueError("a number of too many digits") from None
+
+
+def _read_json(path: Path, on_bad: OnBad) -> Iterator[tuple[int, Record]]:
     with _open(path, newline="\n") as stream:
         text = stream.read()
     if not text.strip():
         return
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: malformed JSON ({error.msg}); one object a line is .jsonl") from None
+        content = _parsed(text)
+    except ValueError as error:
+        raise DataError(f"{path}: malformed JSON ({error}); one object a line is .jsonl") from None
     if not isinstance(content, list):
         raise DataError(f"{path}: holds a {type(content).__name__}, expected a list of objects")
     for number, record in enumerate(content, 1):
-        yield number, _object(record, f"{path}: record {number}")
+        try:
+            yield number, _object(record, f"{path}: record {number}")
+        except DataError as error:
+            on_bad(error, record)
 
 
-def _read_csv(path: Path) -> Iterator[tuple[int, Record]]:
+def _read_csv(path: Path, on_bad: OnBad) -> Iterator[tuple[int, Record]]:
     with _open(path, newline="") as stream:
         rows = csv.DictReader(stream, strict=True)
         try:
             for row in rows:
                 if None in row or None in row.values():
-                    wanted = len(rows.fieldnames or ())
-                    raise DataError(f"{path}:{rows.line_num}: malformed line, the header has {wanted} columns")
+                    sentence = f"malformed line, the header has {len(rows.fieldnames or ())} columns"
+                    on_bad(DataError(f"{path}:{rows.line_num}: {sentence}"), {str(name): row[name] for name in row})
+                    continue
                 yield rows.line_num, dict(row)
         except csv.Error as error:
             raise DataError(f"{path}:{rows.line_num}: malformed line, not CSV ({error})") from None
 
 
-def _read_text(path: Path) -> Iterator[tuple[int, Record]]:
-    for number, line in _lines(path):
+def _read_text(path: Path, on_bad: OnBad) -> Iterator[tuple[int, Record]]:
+    for number, line in _lines(path, on_bad):
         yield number, {"text": line}
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[int, Record]]:
+def _read_parquet(path: Path, on_bad: OnBad) -> Iterator[tuple[int, Record]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -136,7 +163,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Record]]:
             for record in batch.to_pylist():
                 number += 1
                 yield number, record
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a parquet file ({error}); fetch or write the file again") from None
 
 

@@ -81,7 +81,7 @@ def instruction_record(record: Mapping[str, Any], place: str) -> InstructionReco
         asked, answered = form
         question = _text(record, asked, place)
         if isinstance(record.get("input"), str) and record["input"].strip():
-            question = f"{question}\n{record['input']}"
+            question = f"{question}\n{_whole(record['input'], place)}"
         messages = [_turn("user", question), _turn("assistant", _text(record, answered, place))]
     while messages and messages[-1]["role"] != "assistant":
         messages = messages[:-1]
@@ -140,7 +140,16 @@ def _text(record: Mapping[str, Any], key: str, place: str) -> str:
     value = record[key]
     if not isinstance(value, str):
         raise DataError(f"{place}: column '{key}' holds a {_kind(value)}, expected text")
-    return value
+    return _whole(value, place)
+
+
+def _whole(text: str, place: str) -> str:
+    """JSON can spell half of a character, which no file and no tokenizer can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{place}: holds half of a character (a lone surrogate); remove it") from None
+    return text
 
 
 def _language(record: Mapping[str, Any], place: str) -> str:
@@ -149,7 +158,7 @@ def _language(record: Mapping[str, Any], place: str) -> str:
 
 def _prompt(record: Mapping[str, Any], place: str) -> list[Message]:
     if isinstance(record["prompt"], str):
-        return [_turn("user", record["prompt"])]
+        return [_turn("user", _whole(record["prompt"], place))]
     messages = _messages(record, "prompt", place)
     if not messages or messages[-1]["role"] != "user":
         raise DataError(f"{place}: column 'prompt' must end with a turn of the user")
@@ -158,7 +167,7 @@ def _prompt(record: Mapping[str, Any], place: str) -> list[Message]:
 
 def _response(record: Mapping[str, Any], key: str, place: str) -> str:
     if isinstance(record[key], str):
-        return record[key]
+        return _whole(record[key], place)
     messages = _messages(record, key, place)
     if not messages or messages[-1]["role"] != "assistant":
         raise DataError(f"{place}: column '{key}' must be text, or turns that end with the assistant")
@@ -175,12 +184,12 @@ def _messages(record: Mapping[str, Any], key: str, place: str) -> list[Message]:
         spelling = ("from", "value") if isinstance(turn, Mapping) and "from" in turn else ("role", "content")
         if not isinstance(turn, Mapping) or not all(isinstance(turn.get(name), str) for name in spelling):
             raise DataError(f"{place}: turn {number} of column '{key}' needs the texts 'role' and 'content'")
-        role = _SHAREGPT_ROLES.get(turn[spelling[0]])
+        role = _SHAREGPT_ROLES.get(_whole(turn[spelling[0]], place))
         if role is None:
             known = ", ".join(sorted(_SHAREGPT_ROLES))
             found = turn[spelling[0]]
             raise DataError(f"{place}: turn {number} of column '{key}' has the role '{found}'; known are {known}")
-        messages.append(_turn(role, turn[spelling[1]]))
+        messages.append(_turn(role, _whole(turn[spelling[1]], place)))
     return messages
 
 

@@ -23,6 +23,7 @@ from rlhf.data.collection import (
     collect_text,
     prompts_from,
 )
+from rlhf.data.quarantine import Quarantine
 from rlhf.data.writing import write_jsonl
 from rlhf.errors import DataError
 from rlhf.stage import Input, StageConfig
@@ -64,6 +65,9 @@ class FilesConfig(Config):
     max_response: int = Field(1000, ge=1, description="records whose response is longer are left out")
     validation: float = Field(0.05, gt=0, lt=0.5, description="share of the records for validation")
     heldout: float = Field(0.05, gt=0, lt=0.5, description="share of the instructions kept for evaluation alone")
+    max_bad: float = Field(
+        0.01, ge=0, lt=1, description="share of a file's records that may be bad; they go to quarantine.jsonl"
+    )
     max_prompts_train: int | None = Field(None, gt=0, description="prompts for PPO at most")
     max_prompts_heldout: int | None = Field(None, gt=0, description="prompts for evaluation at most")
 
@@ -89,6 +93,8 @@ def run(config: DataConfig, context: RunContext) -> Artifact:
             draft.metrics["records"] = write_sums(config.source, config.seed, draft.path)
         else:
             _write_files(config.source, config.seed, draft)
+    for file, count in draft.metrics.get("quarantined", {}).items():
+        context.progress.note(f"data: {count} bad records of {file} are in quarantine.jsonl, each with its reason")
     context.progress.note(f"data: {', '.join(f'{name} {n}' for name, n in draft.metrics['records'].items())}")
     return artifacts.load(context.directory)
 
@@ -104,12 +110,13 @@ def _write_files(config: FilesConfig, seed: int, draft: Draft) -> None:
     )
     records: dict[str, int] = {}
     dropped: dict[str, Mapping[str, int]] = {}
+    quarantine = Quarantine(config.max_bad)
     languages: dict[str, Mapping[str, int]] = {}
     for name, collect, configured, kind_rules in kinds:
         if not configured:
             continue
         sources = [Source(item.files, item.lang, item.weight, item.max_records) for item in configured]
-        splits: Splits[Any] = collect(sources, kind_rules)
+        splits: Splits[Any] = collect(sources, kind_rules, quarantine)
         records |= _write(draft.path, {f"{name}_train": splits.train, f"{name}_validation": splits.validation})
         if name == "sft":
             records |= _write(draft.path, {
@@ -118,6 +125,9 @@ def _write_files(config: FilesConfig, seed: int, draft: Draft) -> None:
             })
         dropped[name] = dict(splits.dropped)
         languages[name] = dict(Counter(item.lang for item in splits.train))
+    if quarantine.bad:
+        quarantine.write(draft.path / "quarantine.jsonl")
+        draft.metrics["quarantined"] = quarantine.counts
     draft.metrics |= {"records": records, "left_out": dropped, "training_records_by_language": languages}
 
 

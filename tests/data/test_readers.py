@@ -66,7 +66,7 @@ def test_parquet(tmp_path):
     [
         ("a.jsonl", '{"text": "a"}\n{"text": \n', "a.jsonl:2: malformed line"),
         ("a.jsonl", '{"text": "a"}\n[1]\n', "a.jsonl:2: malformed line, expected an object with columns, found a list"),
-        ("a.json", '[{"text": "a"},\n {]', "a.json:2: malformed JSON"),
+        ("a.json", '[{"text": "a"},\n {]', "a.json: malformed JSON (Expecting property name enclosed"),
         ("a.json", '{"text": "a"}', "holds a dict, expected a list"),
         ("a.csv", "a,b\n1,2\n3\n", "a.csv:3: malformed line, the header has 2 columns"),
         ("a.csv", "a,b\n1,2,3\n", "a.csv:2: malformed line"),

@@ -103,3 +103,37 @@ def test_world_of_tasks(tmp_path):
     artifact = published(tmp_path, {"kind": "tasks", **sizes, "prompts_heldout": 10})
     assert artifact.metrics["records"] == {**sizes, "prompts_heldout": 10}
     assert "task" in rows(artifact, "prompts_heldout")[0]
+
+
+def spoil(path, *lines: bytes):
+    """Put further lines into a file."""
+    with open(path, "ab") as stream:
+        stream.write(b"".join(line + b"\n" for line in lines))
+
+
+def test_a_few_bad_records_go_to_quarantine_with_their_reasons(tmp_path, source):
+    bad = (
+        b'{"text": ', b'{"text": null}', b'[1, 2]', '{"text": "\u00e9"}'.encode("latin-1"), b'{"text": "\\ud800 half"}',
+        b"[" * 100_000, b'{"text": ' + b"9" * 5000 + b"}",
+    )
+    spoil(tmp_path / "text.jsonl", *bad)
+    clean = published(tmp_path, source | {"text": []}, name="clean")
+    artifact = published(tmp_path, source | {"max_bad": 0.1})
+    assert artifact.metrics["quarantined"] == {str(tmp_path / "text.jsonl"): len(bad)}
+    kept = rows(artifact, "quarantine")
+    reasons = ("not JSON (Expecting value", "'text' holds a null", "expected an object", "not UTF-8", "lone surrogate",
+               "nested too deep", "too many digits")
+    assert [reason in row["reason"] for reason, row in zip(reasons, kept, strict=True)] == [True] * len(bad), kept
+    assert [row["reason"].split(":")[1] for row in kept] == [str(204 + k) for k in range(len(bad))]
+    assert max(len(row["record"]) for row in kept) <= 2000
+    assert len(rows(artifact, "text_train")) + len(rows(artifact, "text_validation")) == 200
+    assert "quarantined" not in clean.metrics and not (clean.path / "quarantine.jsonl").exists()
+
+
+def test_too_many_bad_records_are_an_error_with_the_first_reason(tmp_path, source):
+    spoil(tmp_path / "tasks.jsonl", *[b'{"instruction": 7, "output": "x"}'] * 3)
+    said = (r"tasks.jsonl:203: column 'instruction' holds a int, expected text; 3 of 205 records of .*tasks.jsonl are "
+            r"bad, more than source.max_bad = 0.01")
+    with pytest.raises(DataError, match=said):
+        published(tmp_path, source)
+    assert not (tmp_path / "data").exists()
