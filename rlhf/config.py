@@ -43,6 +43,7 @@ def _wants_number(field: FieldInfo) -> bool:
     return bool(kinds & {int, float}) and bool not in kinds
 
 
+_SHOWN = 100  # characters of a value in a message
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
@@ -91,7 +92,7 @@ def parse_override(text: str) -> dict[str, Any]:
     path, separator, raw = text.partition("=")
     keys = path.split(".")
     if not separator or not all(keys):
-        raise ConfigError(f"override '{text}': write it as key.sub=value")
+        raise ConfigError(f"override {_short(text)}: write it as key.sub=value")
     try:
         value = yaml.load(raw, Loader=_UniqueKeyLoader) if raw.strip() else None
     except yaml.YAMLError:
@@ -175,7 +176,7 @@ def _describe(model: type[BaseModel], item: Mapping[str, Any], prefix: str) -> s
     got = item.get("input")
     if kind.endswith("_parsing"):
         message = message.split(",")[0]
-    shown = "" if isinstance(got, Mapping | BaseModel) else f" (got {got!r})"
+    shown = "" if isinstance(got, Mapping | BaseModel) else f" (got {_short(got)})"
     return f"{path or 'config'}: {message[:1].lower() + message[1:]}{shown}"
 
 
@@ -215,3 +216,9 @@ def _annotation(model: type[BaseModel], location: Sequence[Any]) -> Any:
 def _section(model: type[BaseModel], location: Sequence[Any]) -> set[str]:
     """The keys that are known at `location`."""
     return {name for candidate in models_in(_annotation(model, location)) for name in candidate.model_fields}
+
+
+def _short(value: Any) -> str:
+    """A value as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
