@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 
 from ray.exceptions import RayError
 
@@ -65,7 +66,8 @@ def _to_the_end(
     config: PPOConfig, context: RunContext, roles: Roles, recorder: RunRecorder, stop: Callable[[], bool]
 ) -> None:
     """From the newest checkpoint to the published policy. Raises Terminated when the run was asked to end."""
-    state = train(config, roles, checkpoints_of(config, context), recorder, stop)
+    with closing(checkpoints_of(config, context)) as checkpoints:
+        state = train(config, roles, checkpoints, recorder, stop)
     if state.step < config.steps:
         raise Terminated(
             f"{context.stage}: ended on SIGTERM after step {state.step} of {config.steps}; the same command goes on"

@@ -103,6 +103,10 @@ class DirectoryCheckpoints:
         if pending is not None:
             pending.result()
 
+    def close(self) -> None:
+        """Let the checkpoint under way come to its end, whatever it is."""
+        self._beside.shutdown(wait=True)
+
     def _publish(self, draft: Path, target: Path, content: Mapping[str, Any]) -> None:
         with self._explained(draft):
             seal(draft, content)
