@@ -1,10 +1,11 @@
 # `make demo` and `make test` need Python 3.11 and a C++ compiler; they make .venv when it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-real test bench lint environment
+.PHONY: help demo demo-real test chaos bench lint environment
 
 RUN ?= runs/demo
 RUN_REAL ?= runs/demo_real
 WORKERS ?= 2
+SEEDS ?= 10000
 python := .venv/bin/python
 
 # torch builds extensions with c++ unless it is told otherwise.
@@ -16,6 +17,7 @@ help:
 	@echo 'make demo       the whole of RLHF on a small made-up world; [SEED=0] [RUN=runs/demo]'
 	@echo 'make demo-real  the same stages on real data; DATA=directory [RUN_REAL=runs/demo_real]'
 	@echo 'make test       the tests that need no GPU; [WORKERS=2] [ARGS="tests/test_setup.py -x"]'
+	@echo 'make chaos      processes lost in every phase, simulated deaths, faults of the disk, fuzz; [SEEDS=10000]'
 	@echo 'make bench      the time of one PPO iteration beside bare engines and TRL'
 	@echo 'make lint       ruff'
 	@echo 'Each makes .venv first, once, with the Python 3.11 on PATH or PYTHON=/path/to/python3.11.'
@@ -28,7 +30,11 @@ demo-real: environment
 	@$(python) -m rlhf run configs/demo_real.yaml run_dir=$(RUN_REAL) sources.real=$(DATA) $(if $(SEED),seed=$(SEED))
 
 test: environment
-	@$(python) -m pytest -m 'not gpu' -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(python) -m pytest -m 'not gpu and not chaos' -n $(WORKERS) --dist loadfile $(ARGS)
+
+chaos: environment
+	@$(python) -m tests.chaos.simulation $(SEEDS)
+	@$(python) -m pytest -m 'chaos or not gpu' tests/chaos tests/faults tests/fuzz tests/end_to_end/test_recovery.py $(ARGS)
 
 bench: environment
 	@$(python) tests/benchmarks/ppo_iteration.py $(ARGS)

@@ -25,11 +25,17 @@ class Blow:
 
 @dataclass
 class Struck:
-    """A blow that was dealt: to which process, and which call it had not answered (None: it had nothing to do)."""
+    """A blow that was dealt: to which process, and which call it had not answered (None: it had nothing to do).
+
+    `resumed` is the step at which the run began again, `lost_s` the seconds until it was in the same phase again.
+    """
 
     blow: Blow
     pid: int
     call: str | None
+    at: float = field(default_factory=time.monotonic)
+    resumed: int | None = None
+    lost_s: float | None = None
 
 
 @dataclass
@@ -44,10 +50,21 @@ class Disturber:
 
     def enter(self, step: int, phase: str) -> None:
         """Deal the next blow that is due; each is dealt once."""
+        self._note_return(step, phase)
         dealt = [id(struck.blow) for struck in self.struck]
         due = [blow for blow in self.blows if (blow.step, blow.phase) == (step, phase) and id(blow) not in dealt]
         if due:
             self._strike(due[0])
+
+    def _note_return(self, step: int, phase: str) -> None:
+        """The run goes on: from which step, and when it is where it was."""
+        if not self.struck or self.struck[-1].lost_s is not None:
+            return
+        last = self.struck[-1]
+        if last.resumed is None and phase == "rollout":
+            last.resumed = step
+        if (step, phase) == (last.blow.step, last.blow.phase) or step > last.blow.step:
+            last.lost_s = time.monotonic() - last.at
 
     def _strike(self, blow: Blow) -> None:
         role, _, rank = blow.actor.rstrip("]").rpartition("[")
