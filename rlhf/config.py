@@ -176,7 +176,8 @@ def _describe(model: type[BaseModel], item: Mapping[str, Any], prefix: str) -> s
     got = item.get("input")
     if kind.endswith("_parsing"):
         message = message.split(",")[0]
-    shown = "" if isinstance(got, Mapping | BaseModel) else f" (got {_short(got)})"
+    is_secret = "password" in message
+    shown = "" if is_secret or isinstance(got, Mapping | BaseModel) else f" (got {_short(got)})"
     return f"{path or 'config'}: {message[:1].lower() + message[1:]}{shown}"
 
 

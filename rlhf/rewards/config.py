@@ -77,7 +77,6 @@ class HttpReward(Contribution):
     batch_size: int = Field(32, gt=0, description="samples of one request")
     concurrency: int = Field(4, gt=0, description="requests at once")
 
-
     @field_validator("url")
     @classmethod
     def _is_an_address(cls, value: str) -> str:
@@ -88,6 +87,8 @@ class HttpReward(Contribution):
             raise ValueError(f"no address: {error}") from None
         if not fine:
             raise ValueError("no address: it names no host or port 0")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("holds a user or password; put a token into an environment variable, named by token_env")
         return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from rlhf.rewards.sample import Failure, RewardSample, checked
 
 TRIED_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 LONGEST_WAIT_S = 30.0
+ANSWER_BYTES, ANSWER_BYTES_PER_SAMPLE = 65_536, 4_096  # an answer is not read beyond that
 
 
 class _Failed(Exception):
@@ -63,24 +65,35 @@ class HttpScorer:
         url, limit = self.config.url, self.config.timeout_s
         try:
             async with asyncio.timeout(limit):
-                response = await client.post(url, json={"samples": [sample.as_json() for sample in batch]})
+                status, body = await _post(client, url, {"samples": [sample.as_json() for sample in batch]}, len(batch))
         except (httpx.TimeoutException, TimeoutError):
             raise _Failed(f"{url} did not answer within {limit:g} s", again=True) from None
         except httpx.HTTPError as error:
             raise _Failed(f"{url}: {error or type(error).__name__}", again=True) from None
         except (httpx.InvalidURL, ValueError) as error:
             raise _Failed(f"{url}: the request cannot be sent: {error}", again=False) from None
-        if response.status_code != httpx.codes.OK:
-            said = " ".join(response.text.split())[:200]
-            raise _Failed(f"{url} answered {response.status_code}: {said}", response.status_code in TRIED_AGAIN)
-        return _scores(url, response, len(batch))
+        if status != httpx.codes.OK:
+            said = " ".join(body.decode(errors="replace").split())[:200]
+            raise _Failed(f"{url} answered {status}: {said}", status in TRIED_AGAIN)
+        return _scores(url, body, len(batch))
 
 
-def _scores(url: str, response: httpx.Response, wanted: int) -> list[float | Failure]:
+async def _post(client: httpx.AsyncClient, url: str, content: dict[str, Any], samples: int) -> tuple[int, bytes]:
+    """Status and body of the answer; one that is larger than scores can be is given up."""
+    body, limit = bytearray(), ANSWER_BYTES + samples * ANSWER_BYTES_PER_SAMPLE
+    async with client.stream("POST", url, json=content) as response:
+        async for part in response.aiter_bytes():
+            body += part
+            if len(body) > limit:
+                raise _Failed(f"{url} answered more than {limit:,} bytes for {samples} samples", again=False)
+        return response.status_code, bytes(body)
+
+
+def _scores(url: str, body: bytes, wanted: int) -> list[float | Failure]:
     try:
-        answer: Any = response.json()
+        answer: Any = json.loads(body)
         scores, errors = answer["scores"], answer.get("errors") or {}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise _Failed(f'{url} answered without {{"scores": […]}}', again=False) from None
     if not isinstance(scores, list) or len(scores) != wanted:
         found = f"{len(scores)} scores" if isinstance(scores, list) else "no list of scores"

@@ -140,6 +140,8 @@ def test_a_service_that_stays_down_fails_its_batch_alone(service: Service) -> No
         ([1], 'answered without {"scores": […]} (1 try)', 1),
         ({"scores": [1, 2]}, "answered 2 scores for 10 samples (1 try)", 1),
         ({"scores": 3}, "answered no list of scores for 10 samples (1 try)", 1),
+        ({"scores": "x" * 200_000}, "answered more than 106,496 bytes for 10 samples (1 try)", 1),
+        (302, "answered 302: busy really (1 try)", 1),
     ],
 )
 def test_a_wrong_answer_is_told_at_once(service: Service, answer: Any, reason: str, requests: int) -> None:
@@ -182,3 +184,10 @@ def test_the_token_comes_from_the_environment(service: Service, monkeypatch) -> 
     monkeypatch.delenv("MY_TOKEN")
     with pytest.raises(ConfigError, match=r"reward\.parts\.it\.token_env: the environment variable MY_TOKEN"):
         client(service.url, token_env="MY_TOKEN")
+
+
+def test_a_url_with_a_password_is_refused() -> None:
+    with pytest.raises(ConfigError) as refused:
+        validate(HttpReward, {"kind": "http", "url": "https://me:secret@example.org/score"})
+    said = "url: holds a user or password; put a token into an environment variable, named by token_env"
+    assert str(refused.value) == said  # without the value, which is the secret
