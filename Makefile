@@ -30,7 +30,7 @@ demo-real: environment
 	@$(python) -m rlhf run configs/demo_real.yaml run_dir=$(RUN_REAL) sources.real=$(DATA) $(if $(SEED),seed=$(SEED))
 
 test: environment
-	@$(python) -m pytest -m 'not gpu and not chaos' -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(python) -m pytest -m 'not gpu and not chaos' -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: environment
 	@$(python) -m tests.chaos.simulation $(SEEDS)
