@@ -219,7 +219,7 @@ def connect_engines(
 
 def meet(pool: Pool) -> Pending[None]:
     """All ranks of a pool join at rank 0's address."""
-    address, port = ray.get(pool.actors[0].address.remote())
+    address, port = ray.get(pool.ask(0, "address"))[0]
     return pool.call_all("join", address, port)
 
 

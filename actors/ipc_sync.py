@@ -21,7 +21,7 @@ class CudaIpcSync:
 
     def __init__(self, policy: Pool, rollout: Pool) -> None:
         self.policy = policy
-        weights = ray.get(policy.actors[0].weight_infos.remote())
+        weights = ray.get(policy.ask(0, "weight_infos"))[0]
         policy.call_all("join_ipc", EngineClient(rollout.actors), bucket_bytes(weights)).get()
 
     def publish(self, version: int) -> Pending[None]:

@@ -84,15 +84,16 @@ class PolicyProcess(LearnerProcess):
         """β of the next update, where the KL stands in the loss."""
         self.learner.objective.kl_coef = kl_coef
 
-    def weights(self) -> list[tuple[str, Tensor]] | None:
-        """Every weight under its transformers names, tied ones under each; rank 0 has them, the others help."""
+    def weights(self) -> tuple[list[tuple[str, Tensor]] | None, None]:
+        """Every weight under its transformers names, tied ones under each; rank 0 has them, the others help. And a
+        receipt, to wait for without holding the weights."""
         from rlhf.training.weights import named_weights
 
         found = []
         for name, tensor in named_weights(self.learner.engine, self.model):
             if self.rank == 0:
                 found.append((name, tensor.to("cpu", copy=True)))
-        return found if self.rank == 0 else None
+        return found if self.rank == 0 else None, None
 
     def weight_infos(self) -> list[WeightInfo]:
         """What `send_weights` sends, in its order."""

@@ -18,8 +18,7 @@ class NcclSync:
     def __init__(self, policy: Pool, rollout: Pool) -> None:
         self.policy = policy
         self.rollout = rollout
-        first = policy.actors[0]
-        weights, (address, port) = ray.get([first.weight_infos.remote(), first.address.remote()])
+        weights, (address, port) = ray.get([*policy.ask(0, "weight_infos"), *policy.ask(0, "address")])
         workers = ray.get(rollout.call("workers"))
         group = TransferGroup(address, port, tuple(workers), bucket_bytes(weights))
         self.update = update_info(weights)

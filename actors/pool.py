@@ -119,7 +119,14 @@ class Pool:
 
     def locate(self) -> None:
         """Learn where the processes run; all must be ready."""
-        self._places = dict(enumerate(ray.get([actor.place.remote() for actor in self.actors])))
+        self._places = dict(enumerate(ray.get(self.call("place"))))
+
+    def located(self) -> list[UnderWay]:
+        """Every actor with its place; no call is said to be under way."""
+        return [
+            UnderWay(f"{self.role}[{rank}]", "nothing that the driver asked", self.actors[rank], *place)
+            for rank, place in self._places.items()
+        ]
 
     def under_way(self) -> list[UnderWay]:
         """The calls that are not answered, one per actor."""

@@ -55,11 +55,14 @@ def _train(config: PPOConfig, plan: Plan, context: RunContext, recorder: RunReco
     with requests(context.progress.note) as stop:
         while True:
             watchdog = Watchdog(config.deadline_s, lambda: recorder.position)
+            recorder.enter(recorder.position.step, "start")
             try:
                 with watchdog, roles_of(config, plan, context.work, watchdog.look_after) as roles:
                     return _to_the_end(config, context, roles, recorder, stop)
             except RayError as error:
                 losses.survive(error, recorder.position, watchdog.verdict)
+                if stop():
+                    raise _terminated(context, config, "its newest checkpoint") from None
 
 
 def _to_the_end(
@@ -69,11 +72,13 @@ def _to_the_end(
     with closing(checkpoints_of(config, context)) as checkpoints:
         state = train(config, roles, checkpoints, recorder, stop)
     if state.step < config.steps:
-        raise Terminated(
-            f"{context.stage}: ended on SIGTERM after step {state.step} of {config.steps}; the same command goes on"
-        )
+        raise _terminated(context, config, f"step {state.step}")
     recorder.enter(state.step, "publish the policy")
     _publish_policy(config, context, roles)
+
+
+def _terminated(context: RunContext, config: PPOConfig, reached: str) -> Terminated:
+    return Terminated(f"{context.stage}: ended on SIGTERM after {reached} of {config.steps}; the same command goes on")
 
 
 def checkpoints_of(config: PPOConfig, context: RunContext) -> DirectoryCheckpoints:

@@ -30,7 +30,9 @@ _LOST = (
     GetTimeoutError,
 )
 _NAME = re.compile(r"^\s*name: (\S+)", re.MULTILINE)
+_UNNAMED = "an actor"
 _NO_PROGRESS = 3  # losses in a row at one step, of whatever actors, after which a run gives up
+_ACTOR = re.compile(r"\b((?:reward\.)?[A-Za-z_][\w-]*\[\d+\])")
 _MEMORY = re.compile(r"out of memory|MemoryError|not enough memory|OutOfMemory|Cannot allocate memory", re.IGNORECASE)
 
 
@@ -46,7 +48,8 @@ class Loss:
         return f"{self.who} was lost in step {self.position.step}, {self.position.phase}: {self.reason}"
 
     def same_as(self, other: Loss) -> bool:
-        return (self.who, self.position.step) == (other.who, other.position.step)
+        place, known = (other.position.step, other.position.phase), self.who != _UNNAMED
+        return known and self.who == other.who and (self.position.step, self.position.phase) == place
 
 
 class Losses:
@@ -74,10 +77,10 @@ class Losses:
 
 def loss_of(error: RayError, position: Position, verdict: Verdict | None) -> Loss | None:
     """None when the error is not that of a lost process."""
-    if verdict is not None:
-        return Loss(" and ".join(sorted({each.actor for each in verdict.suspects})), position, str(verdict))
     if users_error(error) is not None:
         return None
+    if verdict is not None:
+        return Loss(" and ".join(sorted({each.actor for each in verdict.suspects})), position, str(verdict))
     _require_memory(error, position)
     while isinstance(error, RayTaskError) and isinstance(error.cause, RayError):
         error = error.cause  # of a task whose argument the lost process was to make
@@ -87,7 +90,7 @@ def loss_of(error: RayError, position: Position, verdict: Verdict | None) -> Los
         return None
     text = str(error)
     found = _NAME.search(text)
-    return Loss(found[1] if found else "an actor", position, _reason(text))
+    return Loss(found[1] if found else _UNNAMED, position, _reason(text))
 
 
 def _require_memory(error: RayError, position: Position) -> None:
@@ -97,13 +100,25 @@ def _require_memory(error: RayError, position: Position) -> None:
         cause = cause.cause
     if not isinstance(error, OutOfMemoryError) and not _MEMORY.search(f"{type(cause).__name__} {cause}"):
         return
-    who = re.search(r"actor_name[=: ]+(\S+)|name: (\S+)|\b(\w+\[\d+\])", str(error))
-    named = next((part for part in who.groups() if part), "a role") if who else "a role"
-    role = named.partition("[")[0]
+    found = _ACTOR.findall(str(error))
+    named = found[-1] if found else "a role"
     raise ResourceError(
-        f"{named} ran out of memory in step {position.step}, {position.phase}; lower {role}.micro_batch_tokens, let "
-        f"{role}.gradient_checkpointing or ZeRO (zero.stage, offload_optimizer) save some, or give the role more ranks"
+        f"{named} ran out of memory in step {position.step}, {position.phase}; {_savings(named.partition('[')[0])}, or "
+        f"give the role more ranks or a larger node"
     )
+
+
+def _savings(role: str) -> str:
+    """What to set lower for a role."""
+    if role == "rollout":
+        return "lower rollout.max_sequences, rollout.kv_cache_gib or rollout.gpu_memory_fraction"
+    if role in ("policy", "critic"):
+        return f"lower {role}.micro_batch_tokens, or set {role}.gradient_checkpointing or a higher {role}.zero.stage"
+    if role == "reference" or role == "reward":
+        return f"lower {role}.micro_batch_tokens"
+    if role.startswith("reward."):
+        return f"lower micro_batch_tokens of reward.parts.{role.removeprefix('reward.')}"
+    return "lower rollout.prompts_per_step or rollout.max_new_tokens"
 
 
 def _reason(text: str) -> str:

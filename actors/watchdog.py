@@ -25,7 +25,7 @@ class Verdict:
 
     def __str__(self) -> str:
         named = ", ".join(f"{each.actor} in {each.method}" for each in self.suspects)
-        return f"{named} did not answer for {self.seconds:.0f} s"
+        return f"{named} did not answer for {self.seconds:.0f} s (where that is merely slow, raise deadline_s)"
 
 
 class Watchdog:
@@ -65,9 +65,10 @@ class Watchdog:
                 since = time.monotonic()
 
     def _act(self, seconds: float) -> None:
-        waiting = [each for pool in self.pools.values() for each in pool.under_way()]
-        stopped = [each for each in waiting if _is_stopped(each)]
-        suspects = stopped or waiting
+        waiting = {each.actor: each for pool in self.pools.values() for each in pool.under_way()}
+        located = {each.actor: each for pool in self.pools.values() for each in pool.located()}
+        stopped = [each for name, each in {**located, **waiting}.items() if _is_stopped(each)]
+        suspects = stopped or list(waiting.values())
         if not suspects:
             return
         self.verdict = Verdict(suspects, seconds)

@@ -22,8 +22,8 @@ class ObjectStoreSync:
 
     def publish(self, version: int) -> Pending[None]:
         """Every engine holds the policy's weights, under `version`, when the handle is ready."""
-        weights, *helping = self.policy.call("weights")
-        return Pending([*helping, *self.rollout.call("load_weights", weights, version)], lambda _: None)
+        sent = self.policy.call_tensors("weights")
+        return Pending([*sent.receipts, *self.rollout.call("load_weights", sent.parts[0], version)], lambda _: None)
 
 
 class AsLoaded:

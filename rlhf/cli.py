@@ -5,6 +5,7 @@ The only module that imports `actors`. Nothing heavy is imported before a stage 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -48,6 +49,7 @@ STAGES: dict[str, Stage] = {
 }
 OTHER_COMMANDS = ("run", "compare", "keys", "serve-reward", "checkpoints")
 USER_ERROR = 2
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DAMAGED = 1  # `rlhf checkpoints` found one that is not as it was written
 INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
 
@@ -153,8 +155,10 @@ def show_checkpoints(
     from rlhf.ppo.config import PPOConfig
     from rlhf.training.listing import checkpoints_of, work_directory
 
-    work = work_directory(run)
+    work = work_directory(run.absolute())
     config = configs.load(PPOConfig, [str(work / "config.yaml")], [])
+    if step is not None and export is None:
+        raise ConfigError("--step: says which checkpoint to export; give --export DIRECTORY, too")
     if export is not None:
         _export(config, work / "checkpoints", step, export)
         return
@@ -235,6 +239,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(command_line()(args=words, prog_name="rlhf", standalone_mode=False))
     except UserError as error:
         _refuse(str(error))
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        _refuse(f"no room left on the disk ({error.filename or 'while writing'}); free some, and run the same command")
     except Terminated as ended:
         print(ended, flush=True)
         sys.exit(EXIT_CODE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from rlhf.stage import StageConfig
 CONFIG = "config.yaml"
 _CHECKPOINTS = ("checkpoints/step_*", "ray_train/*/checkpoint_*")
 _ELSEWHERE = ("output", "cluster")  # where a run is written and made does not make it another run
-_LAYOUT = "resources"  # nor does over how many ranks, with which cores and devices
+# Nor does over how many ranks and in which portions it is computed, what is kept of it, and how long is waited.
+_ALIKE = ("deadline_s", "keep_checkpoints", "best_checkpoint", "transcripts_every", "transcripts_rows")
+_PORTIONS = ("micro_batch_tokens", "graph_tokens", "gradient_checkpointing")
 
 
 def problem(work: Path, config: StageConfig) -> str | None:
@@ -41,8 +43,14 @@ def differences(mine: Any, theirs: Any, prefix: str = "") -> Iterator[str]:
     if isinstance(mine, dict) and isinstance(theirs, dict):
         for key in {*mine, *theirs}:
             yield from differences(mine.get(key), theirs.get(key), f"{prefix}.{key}" if prefix else key)
-    elif mine != theirs and _LAYOUT not in prefix.split("."):
+    elif mine != theirs and not _is_alike(prefix.split(".")):
         yield prefix
+
+
+def _is_alike(key: Sequence[str]) -> bool:
+    """Whether a run stays the same (to 1e-6) when this changes."""
+    of_role = key[3:] if key[:2] == ["reward", "parts"] else key[1:]
+    return key[0] in _ALIKE or (bool(of_role) and (of_role[0] == "resources" or of_role[-1] in _PORTIONS))
 
 
 def _config_of(work: Path) -> dict[str, Any] | None:

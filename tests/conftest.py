@@ -18,8 +18,8 @@ settings.load_profile("same_everywhere")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of slow tests come first, so that two workers end together. Tests marked `gpu` are skipped where there is no
-    CUDA device; torch is loaded only when there are such tests."""
+    """Files of slow tests come first, so that two workers end together. Tests marked `gpu` are skipped where there is
+    no CUDA device; torch is loaded only when there are such tests."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:

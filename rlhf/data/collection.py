@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from random import Random
 from typing import Generic, TypeVar
@@ -78,7 +77,7 @@ def collect_text(sources: Sequence[Source], rules: Rules, quarantine: Quarantine
     def problem(item: TextRecord) -> str | None:
         return None if len(item.text) >= rules.min_document else "too_short"
 
-    return _collect(sources, rules, 0.0, read, problem, lambda item: item.text, lambda item: item.text)
+    return _collect(sources, rules, 0.0, quarantine, read, problem, lambda item: item.text, lambda item: item.text)
 
 
 def collect_instructions(sources: Sequence[Source], rules: Rules, quarantine: Quarantine) -> Splits[InstructionRecord]:
@@ -95,7 +94,7 @@ def collect_instructions(sources: Sequence[Source], rules: Rules, quarantine: Qu
     def opening(item: InstructionRecord) -> str:
         return flat(item.messages[:1])
 
-    return _collect(sources, rules, rules.heldout, read, problem, opening, lambda item: flat(item.messages))
+    return _collect(sources, rules, rules.heldout, quarantine, read, problem, opening, lambda item: flat(item.messages))
 
 
 def collect_preferences(sources: Sequence[Source], rules: Rules, quarantine: Quarantine) -> Splits[PreferenceRecord]:
@@ -114,7 +113,7 @@ def collect_preferences(sources: Sequence[Source], rules: Rules, quarantine: Qua
     def identity(item: PreferenceRecord) -> str:
         return "\x00".join((flat(item.prompt), item.chosen, item.rejected))
 
-    return _collect(sources, rules, 0.0, read, problem, lambda item: flat(item.prompt[:1]), identity)
+    return _collect(sources, rules, 0.0, quarantine, read, problem, lambda item: flat(item.prompt[:1]), identity)
 
 
 def prompts_from(items: Iterable[InstructionRecord], limit: int | None) -> list[PromptRecord]:
@@ -138,6 +137,7 @@ def _collect(
     sources: Sequence[Source],
     rules: Rules,
     heldout: float,
+    quarantine: Quarantine,
     read: Callable[[Source], Iterator[Item]],
     problem: Callable[[Item], str | None],
     split_key: Callable[[Item], str],
@@ -156,6 +156,7 @@ def _collect(
                 continue
             seen.add(mark)
             places[split_of(split_key(item), rules.seed, rules.validation, heldout)].append(item)
+        quarantine.check()
         splits.train += weigh(train, source.weight, Random(f"weight {rules.seed} {index}"))
     Random(f"order {rules.seed}").shuffle(splits.train)
     return splits
@@ -164,17 +165,18 @@ def _collect(
 def _records(
     file: str, record_of: Callable[[Record, str], Item], quarantine: Quarantine
 ) -> Iterator[Item]:
-    """The records of a file; those that are none go to quarantine. Raises DataError when these are too many."""
-    good = 0
-    for line, raw in read_records(file, partial(quarantine.add, file)):
+    """The records of a file; those that are none go to quarantine."""
+    reading = quarantine.begin(file)
+    for line, raw in read_records(file, reading.add):
         try:
             found = record_of(raw, f"{file}:{line}")
         except DataError as error:
-            quarantine.add(file, error, raw)
+            reading.add(error, raw)
             continue
-        good += 1
+        reading.good += 1
         yield found
-    quarantine.check(file, good)
+    if not reading.good and not reading.bad:
+        raise DataError(f"{file}: holds no records; give a file with at least one")
 
 
 def _clean(messages: Sequence[Message]) -> list[Message]:

@@ -94,7 +94,7 @@ def train(
     state = checkpoints.restore(roles) or LoopState(0, config.kl.control.coef)
     recorder.begin(state.step)
     roles.weights.publish(state.step).get()
-    ends = state.step >= config.steps
+    ends = state.step >= config.steps or stop()
     while not ends:
         phases, began = Phases(partial(recorder.enter, state.step + 1)), time.perf_counter()
         metrics, prompts_used = _step(config, roles, state, phases)

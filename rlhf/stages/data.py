@@ -125,9 +125,9 @@ def _write_files(config: FilesConfig, seed: int, draft: Draft) -> None:
             })
         dropped[name] = dict(splits.dropped)
         languages[name] = dict(Counter(item.lang for item in splits.train))
-    if quarantine.bad:
+    if quarantine.counts():
         quarantine.write(draft.path / "quarantine.jsonl")
-        draft.metrics["quarantined"] = quarantine.counts
+        draft.metrics["quarantined"] = quarantine.counts()
     draft.metrics |= {"records": records, "left_out": dropped, "training_records_by_language": languages}
 
 

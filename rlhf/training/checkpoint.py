@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from rlhf.ppo.loop import LoopState, Roles
 from rlhf.training.seal import contents, damage, seal, shallow_damage
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_STEP = re.compile(r"step_\d{6,}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class DirectoryCheckpoints:
 
     def published(self) -> list[Path]:
         """Checkpoints that were renamed into place, oldest first."""
-        return sorted(self.directory.glob("step_*"))
+        return sorted(path for path in self.directory.glob("step_*") if _STEP.fullmatch(path.name) and path.is_dir())
 
     def restore(self, roles: Roles) -> LoopState | None:
         """Load the newest checkpoint that is as it was written; None where none was ever made.
@@ -51,12 +53,17 @@ class DirectoryCheckpoints:
         """
         for left_over in self.directory.glob(".step_*"):
             shutil.rmtree(left_over, ignore_errors=True)
+        passed_over = any(self.directory.glob("damaged_step_*"))
         for checkpoint in reversed(self.published()):
             found = damage(checkpoint)
             if found is None:
                 return self._load(checkpoint, roles)
-            self.note(f"{checkpoint} is damaged: {found}; it is passed over")
-        if self.published():
+            aside = checkpoint.with_name(f"damaged_{checkpoint.name}")
+            _remove(aside)
+            checkpoint.rename(aside)  # its name is for one that can be gone on from
+            passed_over = True
+            self.note(f"{checkpoint} is damaged: {found}; it is passed over, and now called {aside.name}")
+        if passed_over:
             raise RunError(
                 f"{self.directory}: every checkpoint is damaged; restore one from a copy, or delete the directory to "
                 f"start over"
@@ -156,7 +163,7 @@ class DirectoryCheckpoints:
             stays = f"{published[-1].name} is untouched" if published else "there is none yet"
             raise RunError(
                 f"{self.directory}: no room for a checkpoint: it needs {needed}, and {mib(free)} are free ({stays}); "
-                f"free some, lower keep_checkpoints, or give an output on a larger disk; then run the same command"
+                f"free some, or move the run to a larger disk; then run the same command"
             ) from error
 
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def join_ranks(rank: Rank) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 
-    deepspeed.init_distributed(collective_backend(), verbose=False)
+    # The run's own deadline finds a rank that hangs, and names it; the collective's would name the ranks that wait.
+    deepspeed.init_distributed(collective_backend(), verbose=False, timeout=timedelta(days=7))
 
 
 def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:

@@ -25,7 +25,7 @@ def seal(directory: Path, content: Mapping[str, Any]) -> None:
     files = _files(directory)
     with ThreadPoolExecutor(_THREADS) as pool:
         entries = list(pool.map(_durable, files.values()))
-    for folder in sorted({path.parent for path in files.values()}, reverse=True):
+    for folder in sorted((path for path in directory.rglob("*") if path.is_dir()), reverse=True):
         sync_directory(folder)
     listed = {name: {"bytes": size, "sha256": found} for name, (size, found) in zip(files, entries, strict=True)}
     text = json.dumps({**content, "files": listed}, indent=2, ensure_ascii=False) + "\n"
@@ -48,6 +48,13 @@ def contents(directory: Path) -> Mapping[str, Any]:
 
 def damage(directory: Path) -> str | None:
     """The first thing that is not as it was sealed, after reading every byte; None: nothing."""
+    try:
+        return _damage(directory)
+    except OSError as error:
+        return f"{error.filename or directory} cannot be read ({error.strerror})"
+
+
+def _damage(directory: Path) -> str | None:
     shallow = shallow_damage(directory)
     if shallow is not None:
         return shallow

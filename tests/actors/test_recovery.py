@@ -46,7 +46,10 @@ def test_anything_else_is_none(error: RayError) -> None:
 def test_a_verdict_says_who_hung() -> None:
     call = UnderWay("critic[0]", "update", None, 1, "node")
     loss = loss_of(died("critic[0]"), UPDATE, Verdict([call], 61.2))
-    assert str(loss) == "critic[0] was lost in step 12, update: critic[0] in update did not answer for 61 s"
+    assert str(loss) == (
+        "critic[0] was lost in step 12, update: critic[0] in update did not answer for 61 s (where that is merely "
+        "slow, raise deadline_s)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,19 @@ def test_memory_that_ran_out_is_no_passing_fault(cause: Exception) -> None:
         loss_of(task_error(cause), UPDATE, None)
 
 
+@pytest.mark.parametrize(
+    ("actor", "setting"),
+    [("rollout[1]", "lower rollout.max_sequences"), ("reward.style[0]", "micro_batch_tokens of reward.parts.style, or"),
+     ("reference[0]", "lower reference.micro_batch_tokens, or give"), ("experience[0]", "rollout.prompts_per_step")],
+)
+def test_the_setting_to_lower_is_one_of_the_role(actor: str, setting: str) -> None:
+    error = RayTaskError("X.generate", f"ray::{actor}: raised", MemoryError(), "X", 1, "127.0.0.1")
+    with pytest.raises(ResourceError) as refused:
+        loss_of(error, UPDATE, None)
+    said = str(refused.value)
+    assert said.startswith(f"{actor} ran out of memory in step 12, update; ") and setting in said
+
+
 def test_a_loss_is_told_once_and_again_at_the_same_step_ends_the_run() -> None:
     notes: list[str] = []
     losses = Losses(notes.append)
@@ -67,6 +83,9 @@ def test_a_loss_is_told_once_and_again_at_the_same_step_ends_the_run() -> None:
     assert len(notes) == 3 and notes[0].endswith("; starting all roles again from the newest checkpoint")
     with pytest.raises(RunError, match=r"reward\[0\] was lost in step 13, .* it is loss 3 at this step, so starting"):
         losses.survive(died("reward[0]"), Position(13, "score"), None)
+    unnamed = Losses(notes.append)
+    unnamed.survive(GetTimeoutError("gone"), UPDATE, None)
+    unnamed.survive(GetTimeoutError("gone"), UPDATE, None)  # of another actor, for all that is known
     twice = Losses(notes.append)
     twice.survive(died(), UPDATE, None)
     with pytest.raises(RunError, match="it is loss 2 at this step"):

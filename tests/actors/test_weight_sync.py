@@ -63,9 +63,9 @@ class FakePolicy(Noting):
     def weight_infos(self) -> list[WeightInfo]:
         return [WeightInfo(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in WEIGHTS]
 
-    def weights(self) -> list | None:
+    def weights(self) -> tuple[list | None, None]:
         self.note("weights")
-        return WEIGHTS if self.rank == 0 else None
+        return WEIGHTS if self.rank == 0 else None, None
 
     def join_nccl(self, group: TransferGroup) -> None:
         self.group, self.engines = group, None

@@ -41,6 +41,7 @@ def test_a_role_may_be_lost_in_every_phase(
         for struck in broken.struck:
             print(row(struck, told))
     assert all(redone(struck) <= 1 for struck in broken.struck)
+    assert all(is_named(struck, told) for struck in broken.struck)
 
 
 def redone(struck: Struck) -> int:
@@ -49,9 +50,13 @@ def redone(struck: Struck) -> int:
     return struck.blow.step - struck.resumed + (struck.blow.phase == "checkpoint")
 
 
+def is_named(struck: Struck, told: list[str]) -> bool:
+    return any(f"{struck.blow.actor} was lost in step {struck.blow.step}" in note for note in told)
+
+
 def row(struck: Struck, told: list[str]) -> str:
     """A line of the table."""
-    named = any(f"{struck.blow.actor} was lost in step {struck.blow.step}" in note for note in told)
+    named = is_named(struck, told)
     doing = struck.call or "nothing"
     return (
         f"| {struck.blow.actor} | {struck.blow.phase} | {doing} | {'named' if named else 'another was named'} | "

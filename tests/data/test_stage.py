@@ -130,6 +130,27 @@ def test_a_few_bad_records_go_to_quarantine_with_their_reasons(tmp_path, source)
     assert "quarantined" not in clean.metrics and not (clean.path / "quarantine.jsonl").exists()
 
 
+def test_a_limit_does_not_hide_bad_records(tmp_path, source):
+    lines = (tmp_path / "tasks.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "tasks.jsonl").write_text("".join("{bad\n" * 3 + line for line in lines))
+    source["instructions"] = [{**source["instructions"][0], "max_records": 100}]
+    with pytest.raises(DataError, match=r"tasks.jsonl:1: malformed line, .*; 300 of 400 records of .* are bad"):
+        published(tmp_path, source)
+
+
+def test_an_empty_file_beside_a_good_one_is_refused(tmp_path, source):
+    (tmp_path / "empty.jsonl").write_text("")
+    source["text"].append({"files": [str(tmp_path / "empty.jsonl")], "lang": "en"})
+    with pytest.raises(DataError, match=r"empty.jsonl: holds no records"):
+        published(tmp_path, source)
+
+
+def test_a_file_of_two_sources_is_judged_each_time_by_itself(tmp_path, source):
+    spoil(tmp_path / "text.jsonl", b"{")
+    source["text"] = [source["text"][0] | {"weight": 2}, source["text"][0]]
+    assert published(tmp_path, source).metrics["quarantined"] == {str(tmp_path / "text.jsonl"): 2}
+
+
 def test_too_many_bad_records_are_an_error_with_the_first_reason(tmp_path, source):
     spoil(tmp_path / "tasks.jsonl", *[b'{"instruction": 7, "output": "x"}'] * 3)
     said = (r"tasks.jsonl:203: column 'instruction' holds a int, expected text; 3 of 205 records of .*tasks.jsonl are "

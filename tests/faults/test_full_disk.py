@@ -56,7 +56,7 @@ def test_a_disk_that_fills_up_costs_that_checkpoint_alone(small_disk: Path) -> N
         save(directory, 1, 4 * MIB)
     save(directory, 2, MIB)
     (small_disk / "other").write_bytes(bytes(MIB + MIB // 2))
-    said = r"it needs 1\.0 MiB as the last one took, and 0\.5 MiB are free \(step_000002 is untouched\); free some"
+    said = r"it needs 1\.0 MiB as the last one took, and 0\.5 MiB are free \(step_000002 is untouched\); free"
     with pytest.raises(RunError, match=said):
         save(directory, 4, MIB)
     assert [path.name for path in directory.iterdir()] == ["step_000002"]

@@ -98,7 +98,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path
     damage(tmp_path / "step_000004")
     noted: list[str] = []
     assert restored(tmp_path, noted.append) == (LoopState(2, 0.02), 2.0, -2.0)
-    assert noted == [f"{tmp_path}/step_000004 is damaged: {said}; it is passed over"]
+    told = "it is passed over, and now called damaged_step_000004"
+    assert noted == [f"{tmp_path}/step_000004 is damaged: {said}; {told}"]
+    # What is written next, even of an earlier step, is not thrown away for the sake of the damaged one.
+    save(tmp_path, 3, keep=1)
+    assert restored(tmp_path) == (LoopState(3, 0.03), 3.0, -3.0)
 
 
 def test_one_changed_bit_in_any_byte_of_any_file_is_seen(tmp_path: Path) -> None:
@@ -111,6 +115,7 @@ def test_one_changed_bit_in_any_byte_of_any_file_is_seen(tmp_path: Path) -> None
             noted: list[str] = []
             assert restored(tmp_path, noted.append)[0] == LoopState(2, 0.02), (path, place)
             assert path.name in noted[0]
+            (tmp_path / "damaged_step_000004").rename(tmp_path / "step_000004")
             flip(path, place)
     assert restored(tmp_path)[0] == LoopState(4, 0.04)
 
@@ -229,6 +234,21 @@ def test_the_command_lists_and_verifies(tmp_path: Path, capsys) -> None:
     assert code == 2 and lines[0].endswith(f"is damaged: {changed}; export another step")
     code, lines = listed(tmp_path, capsys, "--export", str(tmp_path / "plain"), "--step", "9")
     assert code == 2 and "has no checkpoint of step 9; list them without --export" in lines[0]
+
+
+def test_a_file_that_cannot_be_read_is_damage(tmp_path: Path, monkeypatch) -> None:
+    save(tmp_path, 2, 4)
+
+    def bad_sector(path: Path) -> str:
+        if "step_000004" in str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    monkeypatch.setattr("rlhf.training.seal._digest", bad_sector)
+    (tmp_path / "step_000009.tar").write_text("no checkpoint")
+    noted: list[str] = []
+    assert restored(tmp_path, noted.append)[0] == LoopState(2, 0.02)
+    assert "cannot be read (Input/output error)" in noted[0]
 
 
 def test_a_directory_without_checkpoints_is_refused(tmp_path: Path, capsys) -> None:
