@@ -51,7 +51,7 @@ def test_the_stopped_one_of_two_is_named_and_ended(pool: Pool) -> None:
         waits(pool, 60.0).get()
     assert watchdog.verdict is not None
     assert [suspect.actor for suspect in watchdog.verdict.suspects] == ["sleeper[1]"]
-    assert str(watchdog.verdict).startswith("sleeper[1] in work did not answer for 2 s (where that is merely slow, raise")
+    assert str(watchdog.verdict).startswith("sleeper[1] in work did not answer for 2 s (where that is merely slow, ")
 
 
 def test_without_a_stopped_one_all_that_are_asked_are(pool: Pool) -> None:
