@@ -1,7 +1,7 @@
 """An artifact is a directory with a manifest: what a stage made, from what, and with which versions.
 
-A stage writes into a temporary sibling directory; `publish` writes the manifest last and renames the
-directory into place, so an artifact either exists whole or not at all.
+A stage writes into a temporary sibling directory; `publishing` writes the manifest last, brings all of it to disk and
+renames the directory into place, so an artifact either exists whole or not at all, also after a loss of power.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -80,14 +82,30 @@ def input_fingerprint(path: Path) -> str:
 
 
 def load(path: Path) -> Artifact:
-    """Read a published artifact; raises RunError when there is none."""
+    """Read a published artifact; raises RunError when there is none, or its manifest is damaged."""
     try:
-        content = json.loads((path / MANIFEST).read_text())
-        return Artifact(path, Manifest(**content))
+        manifest = Manifest(**json.loads((path / MANIFEST).read_bytes()))
+        _require_kinds(manifest)
+        return Artifact(path, manifest)
     except FileNotFoundError:
         raise RunError(f"{path}: holds no finished artifact (no {MANIFEST}); run its stage first") from None
-    except (json.JSONDecodeError, TypeError) as error:
+    except OSError as error:
+        raise RunError(f"{path / MANIFEST}: not readable ({error.strerror})") from None
+    except (ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{path / MANIFEST}: not a manifest ({error}); delete {path} and run the stage again") from None
+
+
+def _require_kinds(manifest: Manifest) -> None:
+    """Raises TypeError for a field that holds something else than its annotation says."""
+    texts = {"stage": manifest.stage, "config_hash": manifest.config_hash}
+    for name in ("inputs", "files", "versions", "metrics"):
+        mapping = getattr(manifest, name)
+        if not isinstance(mapping, dict):
+            raise TypeError(f"its {name} is a {type(mapping).__name__}")
+        texts |= {} if name == "metrics" else {f"{name}.{key}": value for key, value in mapping.items()}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise TypeError(f"its {name} is a {type(text).__name__}")
 
 
 def find(path: Path, stage: str, config_hash: str, inputs: Mapping[str, str]) -> Artifact | None:
@@ -110,9 +128,13 @@ class Draft:
 
 @contextmanager
 def publishing(path: Path, stage: str, config_hash: str, inputs: Mapping[str, str]) -> Iterator[Draft]:
-    """Fill a draft directory and publish it at `path` by one rename; on an error nothing appears there."""
-    draft_path = path.with_name(f".{path.name}.draft")
-    shutil.rmtree(draft_path, ignore_errors=True)
+    """Fill a draft directory and publish it at `path` by one rename; on an error nothing appears there.
+
+    Each draft has a name of its own: a process that was given up, but runs on where nobody reaches it, cannot write
+    into the next.
+    """
+    _remove_drafts(path)
+    draft_path = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
     draft_path.mkdir(parents=True)
     try:
         draft = Draft(draft_path)
@@ -120,9 +142,18 @@ def publishing(path: Path, stage: str, config_hash: str, inputs: Mapping[str, st
         files = {str(p.relative_to(draft_path)): file_digest(p) for p in sorted(draft_path.rglob("*")) if p.is_file()}
         manifest = Manifest(stage, config_hash, dict(inputs), files, package_versions(), draft.metrics)
         write_json(draft_path / MANIFEST, asdict(manifest))
+        sync_tree(draft_path)
         replace_directory(draft_path, path)
     finally:
         shutil.rmtree(draft_path, ignore_errors=True)
+
+
+def _remove_drafts(path: Path) -> None:
+    """Those that killed runs have left."""
+    left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.draft")
+    for draft in path.parent.glob(".*.draft"):
+        if left.fullmatch(draft.name):
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def replace_directory(source: Path, target: Path) -> None:
@@ -132,7 +163,7 @@ def replace_directory(source: Path, target: Path) -> None:
     if target.exists():
         os.rename(target, old)
     os.rename(source, target)
-    sync_directory(target.parent)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -151,13 +182,20 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def sync_directory(path: Path) -> None:
-    """fsync a directory, so that a rename in it survives a crash of the machine."""
+def sync(path: Path) -> None:
+    """fsync a file; or a directory, so that a rename in it survives a crash of the machine."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(directory: Path) -> None:
+    """fsync every file below a directory, every folder, and last itself: what a rename will make visible is there."""
+    below = [path for path in sorted(directory.rglob("*"), reverse=True) if path.is_file() or path.is_dir()]
+    for path in (*below, directory):
+        sync(path)
 
 
 def package_versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 
 from rlhf.batch import PromptBatch
 from rlhf.metrics import Metrics
+from rlhf.sound import SoundDirectory
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -146,7 +147,7 @@ class Trained(Protocol):
     def save(self, directory: Path) -> Handle[None]:
         """Write what `load` needs to go on exactly from here."""
 
-    def load(self, directory: Path) -> Handle[None]: ...
+    def load(self, directory: SoundDirectory) -> Handle[None]: ...
 
 
 class PolicyLearner(Trained, Protocol):

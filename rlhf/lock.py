@@ -1,4 +1,4 @@
-"""One run at a time in a work directory."""
+"""One run at a time in a directory."""
 
 from __future__ import annotations
 
@@ -15,36 +15,65 @@ from typing import IO
 from rlhf.errors import RunError
 
 LOCK = "lock"
+_ATTEMPTS = 1000  # each of which found that another run had removed the directory meanwhile
 
 
 @contextmanager
-def locked(work: Path, note: Callable[[str], None]) -> Iterator[None]:
+def locked(directory: Path, note: Callable[[str], None]) -> Iterator[None]:
     """Hold a directory inside the block; RunError when another process does, on this machine or another.
 
     The kernel gives the lock back when its holder dies, however it does; what a dead holder left in the file is told
     to `note`. A file system without locks is told, too: nothing then keeps two runs apart.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    with open(work / LOCK, "a+", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"{work}: in use by {_owner(stream) or 'another run'}; wait until it has ended, stop it, or give "
-                f"another output"
-            ) from None
-        except OSError as error:
-            note(f"{work}: this file system has no locks ({error.strerror}); start no second run there")
+    # Not the `filelock` library: of what is here it would replace the call of flock. It knows no holder's name, its
+    # fallback for file systems without locks survives the holder, and the directory may vanish between its attempts.
+    with _taken(directory, note) as stream:
+        if stream is None:
             yield
             return
         before = _owner(stream)
         if before is not None:
-            note(f"{work}: the run of {before} ended without a word; going on from what it has kept")
+            note(f"{directory}: the run of {before} ended without a word; going on from what it has kept")
         _write(stream, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
         try:
             yield
         finally:
             _write(stream, "")
+
+
+@contextmanager
+def _taken(directory: Path, note: Callable[[str], None]) -> Iterator[IO[str] | None]:
+    """The lock file, held; None on a file system without locks."""
+    for _ in range(_ATTEMPTS):
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            stream = open(directory / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - closed below
+        except FileNotFoundError:
+            continue  # whoever made the directory has found nothing to keep in it
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"{directory}: in use by {_owner(stream) or 'another run'}; wait until it has ended, stop it, or "
+                    f"give another output"
+                ) from None
+            except OSError as error:
+                note(f"{directory}: this file system has no locks ({error.strerror}); start no second run there")
+                yield None
+                return
+            if _is_at(stream, directory / LOCK):
+                yield stream
+                return
+    raise RunError(f"{directory}: no lock can be made in it, {_ATTEMPTS} times; give another output")
+
+
+def _is_at(stream: IO[str], path: Path) -> bool:
+    """Whether an open file still has this name: its holder may have removed it before this process got the lock."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _owner(stream: IO[str]) -> str | None:

@@ -1,13 +1,20 @@
-"""Peak memory of a process tree, counted as PSS so that shared pages count once."""
+"""Peak memory of a process tree, counted as PSS so that shared pages count once; and errors that say it ran out."""
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
 import psutil
 
 GIB = 1024**3
+_RAN_OUT = re.compile(r"out of memory|MemoryError|not enough memory|OutOfMemory|Cannot allocate memory", re.IGNORECASE)
+
+
+def ran_out(error: object) -> bool:
+    """Whether an error says that memory ran out; allocators have words of their own."""
+    return _RAN_OUT.search(f"{type(error).__name__} {error}") is not None
 
 
 def pss_gib(root: psutil.Process) -> float:

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -126,13 +127,19 @@ class TensorBoard:
 
 
 def read_json_lines(path: Path) -> list[dict]:
-    """Rows of a metrics file; a last line that a crash cut short is left out."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    """Rows of a metrics file, up to the first line that is none: a last one that a crash cut short is left out."""
+    return list(takewhile(lambda row: isinstance(row.get("step"), int | float), read_objects(path)))
+
+
+def read_objects(path: Path) -> list[dict]:
+    """The objects of a file with one a line, up to the first line that is none."""
+    rows: list[dict] = []
+    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
         try:
-            rows.append(json.loads(line)) if line.strip() else None
-        except json.JSONDecodeError:
+            row = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError):  # not JSON, not UTF-8
             break
+        if row is not None and not isinstance(row, dict):
+            break
+        rows += [] if row is None else [row]
     return rows

@@ -34,6 +34,9 @@ class FrozenConfig(Config):
 
     precision: Precision = "float32"
     micro_batch_tokens: int = Field(16384, gt=0, description="padded tokens of one forward pass")
+    divided: bool = Field(
+        False, description="each rank holds a share of the weights, gathered layer by layer (ZeRO-3); else all of them"
+    )
     resources: Resources = Resources()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ def summarise(run_dir: Path, seed: int, stage: str, measured: Measured) -> Path:
     long as its last real run took. The peak is the highest of all calls that ran a stage.
     """
     path = run_dir / SUMMARY
-    before = json.loads(path.read_text()) if path.is_file() else {}
+    before = table.read(path) if path.is_file() else {}
     stages = dict(before.get("stages") or {})
     if measured.stage_s is not None:
         stages[stage] = {"wall_s": round(measured.stage_s, 1)}

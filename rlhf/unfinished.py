@@ -12,16 +12,21 @@ from rlhf.errors import ConfigError
 from rlhf.stage import StageConfig
 
 CONFIG = "config.yaml"
-_CHECKPOINTS = ("checkpoints/step_*", "ray_train/*/checkpoint_*")
+_STATE = ("checkpoints/[!.]*", "ray_train/*/checkpoint_*", "rollouts/step_*.parquet")
 _ELSEWHERE = ("output", "cluster")  # where a run is written and made does not make it another run
 # Nor does over how many ranks and in which portions it is computed, what is kept of it, and how long is waited.
-_ALIKE = ("deadline_s", "keep_checkpoints", "best_checkpoint", "transcripts_every", "transcripts_rows")
+_ALIKE = ("deadline_s", "replacement_s", "keep_checkpoints", "best_checkpoint", "transcripts_every", "transcripts_rows")
 _PORTIONS = ("micro_batch_tokens", "graph_tokens", "gradient_checkpointing")
 
 
+def has_state(work: Path) -> bool:
+    """Whether a run has left in `work` what it could go on from."""
+    return any(any(work.glob(pattern)) for pattern in _STATE)
+
+
 def problem(work: Path, config: StageConfig) -> str | None:
-    """Why `config` cannot use `work`: an unfinished run of another config has checkpoints there. None: it can."""
-    if not any(any(work.glob(pattern)) for pattern in _CHECKPOINTS):
+    """Why `config` cannot use `work`: an unfinished run of another config has its state there. None: it can."""
+    if not has_state(work):
         return None
     theirs = _config_of(work)
     if theirs is None or _is_published(config.output, theirs):

@@ -1,0 +1,62 @@
+"""Whose a directory is: one run's at a time, and the config that lies in it is that run's."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlhf.config import ConfigT, dump
+from rlhf.errors import RunError, UserError
+from rlhf.events import EVENTS
+from rlhf.lock import LOCK, locked
+
+CONFIG = "config.yaml"
+
+
+@contextmanager
+def own(directory: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """The directory for this process alone. A new one to which a refused run wrote nothing does not stay; it is
+    removed while it is held, so never under another run."""
+    is_new = not directory.exists()
+    try:
+        with locked(directory, note):
+            try:
+                yield
+            except UserError:
+                if is_new and {path.name for path in directory.iterdir()} <= {CONFIG, LOCK, EVENTS}:
+                    shutil.rmtree(directory, ignore_errors=True)
+                raise
+    except OSError as error:
+        if directory.is_dir():
+            raise
+        raise RunError(
+            f"{directory}: not writable ({error.strerror}); give another output directory"
+        ) from None
+
+
+@contextmanager
+def config_beside(directory: Path, config: ConfigT) -> Iterator[Callable[[], None]]:
+    """The resolved config lies in the directory, unless the run is refused: that one is another run's.
+
+    The function that is given says that something was done under this config: then it stays, whatever comes.
+    """
+    path, done = directory / CONFIG, []
+    before = path.read_bytes() if path.is_file() else None
+    write_config(directory, config)
+    try:
+        yield lambda: done.append(True)
+    except RunError:
+        if before is not None and not done:
+            path.write_bytes(before)
+        raise
+
+
+def write_config(directory: Path, config: ConfigT) -> None:
+    """Write the resolved config, every default spelled out. Raises RunError when the directory cannot be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / CONFIG).write_text(dump(config), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{directory}: not writable ({error.strerror}); give another output directory") from None
