@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import Field
 
 from rlhf.ppo.config import SamplerConfig
-from rlhf.stage import Input, ModelInput, StageConfig
+from rlhf.stage import ActorStageConfig, Input, ModelInput
 
 
-class PairsConfig(StageConfig):
+class PairsConfig(ActorStageConfig):
     """Samples several responses per prompt and lets the gold checker, with some noise, prefer one to another."""
 
     model: ModelInput = Field(description="language model that samples: directory or hub name")

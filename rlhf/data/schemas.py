@@ -7,13 +7,18 @@ raises when columns are missing or hold something else.
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from rlhf.errors import DataError
 
 UNKNOWN_LANGUAGE = "und"  # ISO 639-2 for "undetermined"
+_MOST_BLANKS = 1_000_000
+_BLANKS = re.compile(rf"\s{{{_MOST_BLANKS + 1}}}")
 ROLES = ("system", "user", "assistant")
 
 Message = dict[str, str]
@@ -81,7 +86,7 @@ def instruction_record(record: Mapping[str, Any], place: str) -> InstructionReco
         asked, answered = form
         question = _text(record, asked, place)
         if isinstance(record.get("input"), str) and record["input"].strip():
-            question = f"{question}\n{_whole(record['input'], place)}"
+            question = f"{question}\n{whole(record['input'], place)}"
         messages = [_turn("user", question), _turn("assistant", _text(record, answered, place))]
     while messages and messages[-1]["role"] != "assistant":
         messages = messages[:-1]
@@ -105,14 +110,26 @@ def prompt_record(record: Mapping[str, Any], place: str) -> PromptRecord:
     else:
         answered = {**record, "output": record.get("output", "")} if form[0] == "instruction" else record
         messages = prompt_of(instruction_record(answered, place).messages)
-    found_id, task = record.get("id"), record.get("task")
-    if task is not None and not isinstance(task, Mapping):
-        raise DataError(f"{place}: column 'task' holds a {type(task).__name__}, expected an object or nothing")
     source = record.get("source")
     if source is not None and not isinstance(source, str):
         raise DataError(f"{place}: column 'source' holds a {type(source).__name__}, expected a text or nothing")
-    found = None if found_id is None else str(found_id)
-    return PromptRecord(found, messages, _language(record, place), task, source or "")
+    found = None if record.get("id") is None else whole(str(record["id"]), place)
+    return PromptRecord(found, messages, _language(record, place), _task(record, place), whole(source or "", place))
+
+
+def _task(record: Mapping[str, Any], place: str) -> Mapping[str, Any] | None:
+    """What a checker needs. It is kept beside rollouts as JSON, so it has to be that."""
+    task = record.get("task")
+    if task is None:
+        return None
+    if not isinstance(task, Mapping):
+        raise DataError(f"{place}: column 'task' holds a {type(task).__name__}, expected an object or nothing")
+    try:
+        text = json.dumps(dict(task), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{place}: column 'task' holds what JSON cannot ({error}); use texts and numbers") from None
+    whole(text, place)
+    return task
 
 
 def prompt_of(messages: Sequence[Message]) -> list[Message]:
@@ -128,10 +145,10 @@ def _require(record: Mapping[str, Any], forms: Sequence[tuple[str, ...]], kind: 
     wanted = " or ".join(" + ".join(f"'{key}'" for key in form) for form in forms)
     known = list(dict.fromkeys(key for form in forms for key in form))
     hints = []
-    for name in (str(name) for name in record if name not in known):
+    for name in (_short(str(name)) for name in record if name not in known):
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
         hints += [f"did you mean '{close[0]}' where it says '{name}'?"] if close else []
-    found = ", ".join(f"'{key}'" for key in record) or "none"
+    found = ", ".join(f"'{_short(str(key))}'" for key in islice(record, 10)) or "none"
     sentence = f"{place}: missing columns for {kind} data: expected {wanted}, found {found}"
     raise DataError("; ".join([sentence, *hints]))
 
@@ -140,15 +157,21 @@ def _text(record: Mapping[str, Any], key: str, place: str) -> str:
     value = record[key]
     if not isinstance(value, str):
         raise DataError(f"{place}: column '{key}' holds a {_kind(value)}, expected text")
-    return _whole(value, place)
+    return whole(value, place)
 
 
-def _whole(text: str, place: str) -> str:
-    """JSON can spell half of a character, which no file and no tokenizer can hold."""
+def whole(text: str, place: str) -> str:
+    """The text itself. Raises DataError, with `place`, for what no tokenizer can read.
+
+    JSON can spell half of a character. And where millions of blanks stand in a row, the regular expression by which a
+    byte-level tokenizer cuts words gives up, which ends the process.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
         raise DataError(f"{place}: holds half of a character (a lone surrogate); remove it") from None
+    if len(text) > _MOST_BLANKS and _BLANKS.search(text):
+        raise DataError(f"{place}: holds more than {_MOST_BLANKS} blanks in a row; remove them")
     return text
 
 
@@ -158,7 +181,7 @@ def _language(record: Mapping[str, Any], place: str) -> str:
 
 def _prompt(record: Mapping[str, Any], place: str) -> list[Message]:
     if isinstance(record["prompt"], str):
-        return [_turn("user", _whole(record["prompt"], place))]
+        return [_turn("user", whole(record["prompt"], place))]
     messages = _messages(record, "prompt", place)
     if not messages or messages[-1]["role"] != "user":
         raise DataError(f"{place}: column 'prompt' must end with a turn of the user")
@@ -167,7 +190,7 @@ def _prompt(record: Mapping[str, Any], place: str) -> list[Message]:
 
 def _response(record: Mapping[str, Any], key: str, place: str) -> str:
     if isinstance(record[key], str):
-        return _whole(record[key], place)
+        return whole(record[key], place)
     messages = _messages(record, key, place)
     if not messages or messages[-1]["role"] != "assistant":
         raise DataError(f"{place}: column '{key}' must be text, or turns that end with the assistant")
@@ -184,17 +207,21 @@ def _messages(record: Mapping[str, Any], key: str, place: str) -> list[Message]:
         spelling = ("from", "value") if isinstance(turn, Mapping) and "from" in turn else ("role", "content")
         if not isinstance(turn, Mapping) or not all(isinstance(turn.get(name), str) for name in spelling):
             raise DataError(f"{place}: turn {number} of column '{key}' needs the texts 'role' and 'content'")
-        role = _SHAREGPT_ROLES.get(_whole(turn[spelling[0]], place))
+        role = _SHAREGPT_ROLES.get(whole(turn[spelling[0]], place))
         if role is None:
             known = ", ".join(sorted(_SHAREGPT_ROLES))
-            found = turn[spelling[0]]
+            found = _short(turn[spelling[0]])
             raise DataError(f"{place}: turn {number} of column '{key}' has the role '{found}'; known are {known}")
-        messages.append(_turn(role, _whole(turn[spelling[1]], place)))
+        messages.append(_turn(role, whole(turn[spelling[1]], place)))
     return messages
 
 
 def _turn(role: str, content: str) -> Message:
     return {"role": role, "content": content}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _kind(value: Any) -> str:

@@ -4,10 +4,11 @@ The checker is independent of any reward model, so the effect of reinforcement l
 reward can be measured instead of believed.
 """
 
-from rlhf.tasks.checker import correct_answer, gold_score, is_checkable
+from rlhf.tasks.checker import correct_answer, gold_score, is_checkable, require_answerable
 from rlhf.tasks.sums import SumsConfig, write_sums
 from rlhf.tasks.world import WorldConfig, write_world
 
 __all__ = [
-    "SumsConfig", "WorldConfig", "correct_answer", "gold_score", "is_checkable", "write_sums", "write_world",
+    "SumsConfig", "WorldConfig", "correct_answer", "gold_score", "is_checkable", "require_answerable",
+    "write_sums", "write_world",
 ]

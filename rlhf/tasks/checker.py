@@ -34,15 +34,25 @@ def gold_score(task: Mapping[str, Any], response: str) -> float:
     return float(response.strip() == correct_answer(task))
 
 
+def require_answerable(task: Mapping[str, Any], place: str) -> None:
+    """Raises DataError, with `place`, for a task of this world that has no answer."""
+    try:
+        correct_answer(task)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
+
+
 def _refuse_unknown(task: Mapping[str, Any]) -> None:
     missing = [key for key in _KEYS if key not in task]
     if missing:
         raise DataError(f"task {dict(task)!r}: lacks {', '.join(missing)}; the checker needs {', '.join(_KEYS)}")
-    if task["family"] not in FAMILIES:
+    if not isinstance(task["items"], list | tuple) or not all(isinstance(item, str) for item in task["items"]):
+        raise DataError(f"task items {task['items']!r}: expected a list of texts")
+    if task["family"] not in tuple(FAMILIES):  # of any type, hashable or not
         raise DataError(f"task family '{task['family']}': unknown; known here: {', '.join(FAMILIES)}")
     if task["lang"] not in lexicon.LANGUAGES:
         raise DataError(f"task language '{task['lang']}': unknown; known here: {', '.join(lexicon.LANGUAGES)}")
-    known = DIGITS if FAMILIES[task["family"]].material == "digits" else lexicon.words(task["lang"])
+    known = list(DIGITS) if FAMILIES[task["family"]].material == "digits" else lexicon.words(task["lang"])
     strange = [item for item in task["items"] if item not in known]
     if strange or not task["items"]:
         wrong = strange or "none given"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.data.readers import read_records
+from rlhf.data.schemas import whole
 from rlhf.errors import DataError
 
 _KNOWN = ("text", "messages", "prompt", "chosen", "rejected")
@@ -20,8 +21,10 @@ def read_texts(files: Iterable[Path | str]) -> Iterator[tuple[str, str]]:
     """
     for file in files:
         for line, record in read_records(file):
-            for text in _texts(record, f"{file}:{line}"):
-                yield str(record.get("lang", "?")), text
+            place = f"{file}:{line}"
+            lang = whole(str(record.get("lang", "?")), place)
+            for text in _texts(record, place):
+                yield lang, whole(text, place)
 
 
 def _texts(record: Mapping[str, Any], place: str) -> Iterator[str]:

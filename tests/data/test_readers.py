@@ -74,7 +74,7 @@ def test_parquet(tmp_path):
         ("a.jsonl", "\n \n", "holds no records"),
         ("a.json", "[]", "holds no records"),
         ("a.csv", "a,b\n", "holds no records"),
-        ("a.parquet", "PAR1", "not a parquet file"),
+        ("a.parquet", "PAR1", "not readable as parquet"),
         ("a.jsonl.gz", "no gzip", "not readable"),
         ("a.tsv", "a\tb", "unknown data format"),
     ],

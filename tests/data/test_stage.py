@@ -82,7 +82,7 @@ def test_weights_and_limits(tmp_path, source):
 
 def test_an_empty_split_publishes_nothing(tmp_path, source):
     source["instructions"] = [{**source["instructions"][0], "max_records": 1}]
-    with pytest.raises(DataError, match="no record is left for it"):
+    with pytest.raises(DataError, match=r"no record is left for it; .* source\.max_response\); .* source\.doc"):
         published(tmp_path, source)
     assert not (tmp_path / "data").exists()
 
