@@ -8,12 +8,12 @@ from pydantic import Field, model_validator
 
 from rlhf.device import Precision
 from rlhf.ppo.config import SamplerConfig
-from rlhf.stage import Input, ModelInput, StageConfig
+from rlhf.stage import ActorStageConfig, Input, ModelInput
 
 ModelName = Literal["base", "sft", "ppo"]
 
 
-class EvaluateConfig(StageConfig):
+class EvaluateConfig(ActorStageConfig):
     """Samples every model on the same prompts under the same seeds; scores, KL and perplexity beside one another."""
 
     models: dict[ModelName, ModelInput] = Field(min_length=1, description="base, sft, ppo → directory or hub name")

@@ -1,21 +1,21 @@
 """Loads tokenizers and models from a directory or a hub name, and refuses those that do not serve.
 
-Code that comes with a model is never run (`trust_remote_code` stays off). Weights are read as they lie:
-the caller says in which precision they are held.
+Code that comes with a model is never run (`trust_remote_code` stays off), and weights are safetensors: pickled ones
+are refused. They are read as they lie: the caller says in which precision they are held.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from rlhf.config import Config
 from rlhf.errors import ModelError
+from rlhf.models.pickles import require_safetensors
+from rlhf.models.sources import naming, require_weights
 
 if TYPE_CHECKING:
     import torch
@@ -50,12 +50,16 @@ class NewModelConfig(Config):
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a directory or hub name, padding on the right.
 
-    Raises ModelError when there is none, or when it has no end-of-sequence token.
+    Raises ModelError when there is none, or when it has no vocabulary or no end-of-sequence token.
     """
     from transformers import AutoTokenizer
 
-    with _naming(source, "tokenizer"):
+    with naming(source, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        known = set(tokenizer.get_vocab())
+    if known <= {str(token) for token in tokenizer.added_tokens_decoder.values()}:
+        # transformers makes an empty one where the file is missing, and that turns every text into nothing
+        raise ModelError(f"{source}: the tokenizer has no vocabulary; its tokenizer.json is missing, or empty")
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{source}: the tokenizer has no end-of-sequence token; set its eos_token")
     if tokenizer.pad_token_id is None:
@@ -123,18 +127,23 @@ def load_config(source: str | Path) -> PreTrainedConfig:
     """The model config of a directory or hub name; ModelError when there is none."""
     from transformers import AutoConfig
 
-    with _naming(source, "model"):
+    with naming(source, "model"):
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
 def load_causal_lm(source: str | Path, dtype: torch.dtype) -> PreTrainedModel:
-    """A causal language model; ModelError when the source holds none."""
+    """A causal language model; ModelError when the source holds none, or not all of its weights."""
     from transformers import AutoModelForCausalLM
 
     config = load_config(source)
     _require_architecture(config, source, "ForCausalLM", "a causal language model")
-    with _naming(source, "causal language model"):
-        return AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype, trust_remote_code=False)
+    with naming(source, "causal language model"):
+        require_safetensors(source)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True, use_safetensors=True
+        )
+    require_weights(found["missing_keys"], source)
+    return model
 
 
 def check_reward_model(source: str | Path) -> PreTrainedConfig:
@@ -147,32 +156,41 @@ def check_reward_model(source: str | Path) -> PreTrainedConfig:
 
 
 def load_reward_model(source: str | Path, dtype: torch.dtype) -> PreTrainedModel:
-    """A one-output sequence classifier; ModelError when the source is none."""
+    """A one-output sequence classifier; ModelError when the source is none, or lacks weights (its head, perhaps)."""
     from transformers import AutoModelForSequenceClassification
 
     config = check_reward_model(source)
-    with _naming(source, "reward model"):
-        return AutoModelForSequenceClassification.from_pretrained(
-            source, config=config, dtype=dtype, trust_remote_code=False
+    with naming(source, "reward model"):
+        require_safetensors(source)
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            source, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True, use_safetensors=True
         )
+    require_weights(found["missing_keys"], source)
+    return model
 
 
 def new_reward_model(source: str | Path, dtype: torch.dtype, seed: int) -> PreTrainedModel:
-    """A one-output sequence classifier on the body of a causal language model, its head new and zero-mean."""
+    """A one-output sequence classifier on the body of a causal language model, its head new and zero-mean.
+
+    Raises ModelError when the source holds no such body, or not all of it.
+    """
     from transformers import AutoModelForSequenceClassification, set_seed
     from trl.trainer.reward_trainer import suppress_seqcls_warning
 
     set_seed(seed)
-    with _naming(source, "model"), suppress_seqcls_warning():
-        return AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=1, dtype=dtype, trust_remote_code=False
+    with naming(source, "model"), suppress_seqcls_warning():
+        require_safetensors(source)
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=1, dtype=dtype, trust_remote_code=False, output_loading_info=True, use_safetensors=True
         )
+    body = f"{model.base_model_prefix}."
+    require_weights((name for name in found["missing_keys"] if name.startswith(body)), source)
+    return model
 
 
 def load_critic(source: str | Path, dtype: torch.dtype, seed: int) -> PreTrainedModel:
     """A value model: a reward model as it is, or a causal language model's body under a new one-output head."""
-    architectures = load_config(source).architectures or []
-    if any(name.endswith("ForCausalLM") for name in architectures):
+    if any(name.endswith("ForCausalLM") for name in _architectures(load_config(source), source)):
         return new_reward_model(source, dtype, seed)
     return load_reward_model(source, dtype)
 
@@ -199,30 +217,14 @@ def new_causal_lm(sizes: NewModelConfig, tokenizer: PreTrainedTokenizerBase, see
     ))
 
 
-def is_local(source: str | Path) -> bool:
-    """Whether a source lies on disk; otherwise it is a name on the hub."""
-    return Path(source).exists()
-
-
 def _require_architecture(config: PreTrainedConfig, source: str | Path, ending: str, role: str) -> None:
-    found = config.architectures or []
+    found = _architectures(config, source)
     if found and not any(name.endswith(ending) for name in found):
         raise ModelError(f"{source}: not {role}: it holds a {', '.join(found)}")
 
 
-@contextmanager
-def _naming(source: str | Path, what: str) -> Iterator[None]:
-    """Turn what transformers raises for a missing or damaged source into one sentence."""
-    text = str(source)
-    if not is_local(source) and (text.startswith((".", "/", "~")) or text.count("/") > 1):
-        raise ModelError(f"{source}: no such directory; expected a {what}")
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{source}: no usable {what} ({_first_line(error)})") from None
-
-
-def _first_line(error: Any) -> str:
-    return str(error).strip().split("\n")[0][:300]
+def _architectures(config: PreTrainedConfig, source: str | Path) -> list[str]:
+    found = config.architectures or []
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise ModelError(f"{source}: no usable model (its architectures are {found!r}, not a list of names)")
+    return found

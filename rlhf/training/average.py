@@ -42,6 +42,7 @@ class WeightAverage:
     def _fill(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         for name, weight in weights:
             _held(self._parameters[name]).copy_(weight)
+        _make_whole_anew(self._parameters.values())
 
     def save(self, directory: Path, rank: int) -> None:
         """Write this rank's part below `directory`."""
@@ -72,6 +73,15 @@ def _share(parameter: nn.Parameter, parts: list[Tensor], rank: int, shape: torch
 def _held(parameter: nn.Parameter) -> Tensor:
     """What this rank holds of a parameter: its share under ZeRO-3, else all of it."""
     return getattr(parameter, "ds_tensor", parameter).detach()
+
+
+def _make_whole_anew(parameters: Iterable[nn.Parameter]) -> None:
+    """Under ZeRO-3 DeepSpeed keeps small parameters whole on every rank beside the shares; these take the shares'
+    values. A collective: all ranks call it."""
+    whole = [p for p in parameters if hasattr(p, "ds_tensor") and p.ds_status.name == "AVAILABLE"]
+    if whole:
+        whole[0].partition(whole)
+        whole[0].all_gather(whole)
 
 
 def _file(directory: Path, rank: int | str) -> Path:

@@ -18,6 +18,7 @@ from rlhf.ppo.objectives import CriticObjective, PolicyObjective
 from rlhf.training.average import WeightAverage
 from rlhf.training.deepspeed_engine import DeepSpeedEngine, deepspeed_config, place
 from rlhf.training.learner import Extras, Learner, Objective
+from rlhf.training.left_out import LeftOut
 from rlhf.training.lora import add_adapters
 from rlhf.training.ptx import read_ptx
 
@@ -50,10 +51,9 @@ def build_learner(role: str, config: PPOConfig, work: Path) -> tuple[Learner, An
     decay = config.policy.ema_decay if role == "policy" else None
     average = WeightAverage(engine.module, decay) if decay is not None else None
     ptx = read_ptx(config.ptx, work, config.seed) if config.ptx is not None and role == "policy" else None
-    extras = Extras(average, ptx)
-    return Learner(
-        engine, objective, settings, config.ppo, config.longest_response, work / "failures", extras
-    ), model
+    left_out = LeftOut(config.not_finite, role, objective.scope, work / "failures")
+    extras = Extras(left_out, average, ptx)
+    return Learner(engine, objective, settings, config.ppo, config.longest_response, extras), model
 
 
 def freeze(model: Any, settings: LearnerConfig) -> None:

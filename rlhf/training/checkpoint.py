@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,12 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf.artifacts import sync_directory
+from rlhf.artifacts import sync
 from rlhf.errors import RunError
+from rlhf.full_disk import where_full
 from rlhf.ppo.loop import LoopState, Roles
-from rlhf.training.seal import contents, damage, seal, shallow_damage
+from rlhf.sound import SoundDirectory
+from rlhf.training.disk import mib, size_of
+from rlhf.training.seal import contents, foreign, seal, shallow_damage, verified
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _STEP = re.compile(r"step_\d{6,}")
 
 
@@ -31,6 +34,12 @@ class Keeping:
     best_by: str | None = None
 
 
+def published(directory: Path) -> list[Path]:
+    """Checkpoints that were renamed into place, oldest first."""
+    found = (path for path in directory.glob("step_*") if _STEP.fullmatch(path.name) and path.is_dir())
+    return sorted(found, key=_step_of)
+
+
 class DirectoryCheckpoints:
     """`step_000020/{policy,critic,rollouts,checkpoint.json,checkpoint.sha256}` below one directory."""
 
@@ -38,26 +47,28 @@ class DirectoryCheckpoints:
         self.directory = directory
         self.keeping = keeping
         self.note = note
+        self._attempt = secrets.token_hex(4)  # in the names of drafts: a rank that was given up may write on into its
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
     def published(self) -> list[Path]:
         """Checkpoints that were renamed into place, oldest first."""
-        return sorted(path for path in self.directory.glob("step_*") if _STEP.fullmatch(path.name) and path.is_dir())
+        return published(self.directory)
 
     def restore(self, roles: Roles) -> LoopState | None:
         """Load the newest checkpoint that is as it was written; None where none was ever made.
 
         One that is not is named, and the one before it is taken. Nothing of it is read but to be hashed. Raises
-        RunError when there are some and none is sound.
+        RunError when there are some and none is sound, and for one that another version of this code has written.
         """
         for left_over in self.directory.glob(".step_*"):
             shutil.rmtree(left_over, ignore_errors=True)
         passed_over = any(self.directory.glob("damaged_step_*"))
         for checkpoint in reversed(self.published()):
-            found = damage(checkpoint)
-            if found is None:
-                return self._load(checkpoint, roles)
+            found = verified(checkpoint)
+            if isinstance(found, SoundDirectory):
+                _require_readable(checkpoint)
+                return self._load(found, roles)
             aside = checkpoint.with_name(f"damaged_{checkpoint.name}")
             _remove(aside)
             checkpoint.rename(aside)  # its name is for one that can be gone on from
@@ -70,22 +81,22 @@ class DirectoryCheckpoints:
             )
         return None
 
-    def _load(self, checkpoint: Path, roles: Roles) -> LoopState:
+    def _load(self, checkpoint: SoundDirectory, roles: Roles) -> LoopState:
         loading = [roles.policy.load(checkpoint / "policy"), roles.critic.load(checkpoint / "critic")]
         for handle in loading:
             handle.get()
-        roles.collector.load(checkpoint / "rollouts")
-        return LoopState(**contents(checkpoint)["state"])
+        roles.collector.load(checkpoint.path / "rollouts")
+        return LoopState(**contents(checkpoint.path)["state"])
 
     def save(self, roles: Roles, state: LoopState, numbers: Mapping[str, float]) -> None:
         """Let all roles write beside the old checkpoints; hashing, fsync and the rename then happen beside the run.
 
-        `numbers` are the metrics of the step. Raises RunError when there is no room; an error of the checkpoint before
-        is raised here, too.
+        `numbers` are the metrics of the step. Raises RunError when there is no room; what went wrong with the
+        checkpoint before is raised by `check`, and here at the latest.
         """
         self.finish()
         target = self.directory / f"step_{state.step:06d}"
-        draft = self.directory / f".{target.name}.draft"
+        draft = self.directory / f".{target.name}.{self._attempt}.draft"
         with self._explained(draft):
             _remove(draft)
             draft.mkdir(parents=True)
@@ -104,6 +115,11 @@ class DirectoryCheckpoints:
         kept = {name: number for name, number in numbers.items() if math.isfinite(number)}
         self._pending = self._beside.submit(self._publish, draft, target, {"state": asdict(state), "numbers": kept})
 
+    def check(self) -> None:
+        """Raises what went wrong with the checkpoint under way, if it has come to its end."""
+        if self._pending is not None and self._pending.done():
+            self.finish()
+
     def finish(self) -> None:
         """Returns when the checkpoint under way is in its place. Raises what went wrong with it."""
         pending, self._pending = self._pending, None
@@ -119,7 +135,7 @@ class DirectoryCheckpoints:
             seal(draft, content)
             _remove(target)  # one that was damaged: else the run would have gone on from it
             os.rename(draft, target)
-            sync_directory(self.directory)
+            sync(self.directory)
             self._prune()
 
     def _prune(self) -> None:
@@ -128,15 +144,15 @@ class DirectoryCheckpoints:
         newest = sound[-self.keeping.newest :]
         stay = {*newest, self.best(sound)}
         for old in self.published():
-            if old < newest[0] and old not in stay:
+            if _step_of(old) < _step_of(newest[0]) and old not in stay:
                 _remove(old)
 
     def best(self, sound: list[Path]) -> Path | None:
         """The checkpoint whose step had the highest value of the metric; the later one of equals."""
         name = self.keeping.best_by
-        found = {path: contents(path)["numbers"].get(name) for path in sound}
+        found = {path: contents(path)["numbers"].get(name) for path in sound if foreign(path) is None}
         scored = {path: number for path, number in found.items() if number is not None}
-        return max(scored, key=lambda path: (scored[path], path)) if scored else None
+        return max(scored, key=lambda path: (scored[path], _step_of(path))) if scored else None
 
     def _require_room(self) -> None:
         """Raises OSError before anything is written that would not fit: as much as the newest checkpoint took."""
@@ -153,7 +169,7 @@ class DirectoryCheckpoints:
         try:
             yield
         except Exception as error:
-            if not _is_full(error):
+            if where_full(error) is None:
                 raise
             wrote = size_of(draft)
             _remove(draft)
@@ -167,16 +183,18 @@ class DirectoryCheckpoints:
             ) from error
 
 
-def _is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that of a full disk; libraries put it into words of their own."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return True
-        text = str(error)
-        if os.strerror(errno.ENOSPC) in text or "PytorchStreamWriter failed writing" in text:
-            return True
-        error = getattr(error, "cause", None) or error.__cause__
-    return False
+def _step_of(checkpoint: Path) -> int:
+    """By number: beyond a million steps, names no longer sort."""
+    return int(checkpoint.name.removeprefix("step_"))
+
+
+def _require_readable(checkpoint: Path) -> None:
+    wrong = foreign(checkpoint)
+    if wrong is not None:
+        raise RunError(
+            f"{checkpoint} {wrong}; go on with the version of rlhf that wrote it, or delete "
+            f"{checkpoint.parent} to start over"
+        )
 
 
 def _remove(directory: Path) -> None:
@@ -186,13 +204,3 @@ def _remove(directory: Path) -> None:
     if directory.exists():
         os.rename(directory, doomed)
         shutil.rmtree(doomed, ignore_errors=True)
-
-
-def size_of(directory: Path) -> int:
-    """Bytes of all files below a directory."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-
-
-def mib(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / 2**20:,.1f} MiB"

@@ -1,14 +1,11 @@
-"""A module trained by DeepSpeed at any ZeRO stage. Only here and in `deepspeed_state` is DeepSpeed imported."""
+"""A module trained by DeepSpeed at any ZeRO stage."""
 
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rlhf.device import collective_backend, current, has_gpu
+from rlhf.device import current, has_gpu
 from rlhf.ppo.config import LearnerConfig, OptimizerConfig
-from rlhf.training import deepspeed_state
+from rlhf.sound import SoundDirectory
+from rlhf.training import deepspeed_state, pickles
 
 CHECKPOINT_TAG = "state"
-
-
-@dataclass(frozen=True)
-class Rank:
-    """Where a process stands among the ranks of its role; `address` and `port` are rank 0's."""
-
-    index: int
-    count: int
-    address: str
-    port: int
-
-
-def join_ranks(rank: Rank) -> None:
-    """Join the collective of the role: NCCL between GPUs, gloo between CPUs."""
-    os.environ.update(
-        RANK=str(rank.index), WORLD_SIZE=str(rank.count), LOCAL_RANK="0",
-        MASTER_ADDR=rank.address, MASTER_PORT=str(rank.port),
-    )
-    if not has_gpu():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
-    # The run's own deadline finds a rank that hangs, and names it; the collective's would name the ranks that wait.
-    deepspeed.init_distributed(collective_backend(), verbose=False, timeout=timedelta(days=7))
 
 
 def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
@@ -73,6 +47,7 @@ class DeepSpeedEngine:
         self.config = config
         self.total_steps = total_steps
         self.steps_done = 0
+        self.left_out = 0  # of the last steps, in a row
         self.ranks = dist.get_world_size()
         parameters = [p for p in module.parameters() if p.requires_grad]
         own_optimizer = None if config.zero.offload_optimizer else _adamw(parameters, config.optimizer)
@@ -95,20 +70,37 @@ class DeepSpeedEngine:
         self.engine.backward(loss * self.ranks, scale_wrt_gas=False)
 
     def step(self) -> tuple[float, float]:
-        """One optimizer step; returns the gradient norm before clipping and the learning rate."""
+        """One optimizer step; returns the gradient norm before clipping, the same on all ranks, and the learning rate.
+
+        A norm that is not finite changes no weight and no state of the optimizer, and the step counts.
+        """
         rate = learning_rate(self.config.optimizer, self.steps_done, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        plain_norm = self._plain_gradient_norm() if self.config.zero.stage == 0 else None
-        self.engine.step()
+        norm = self._plain_step() if self._is_plain else self._own_step()
         self.steps_done += 1
-        norm = plain_norm if plain_norm is not None else float(self.engine.get_global_grad_norm())
+        self.left_out = 0 if math.isfinite(norm) else self.left_out + 1
         return norm, rate
 
-    def _plain_gradient_norm(self) -> float:
-        """Without ZeRO in float32 DeepSpeed clips but does not report the norm."""
+    @property
+    def _is_plain(self) -> bool:
+        """Without ZeRO in float32 DeepSpeed clips, but neither reports nor looks at the norm."""
+        return self.config.zero.stage == 0 and self.config.precision == "float32"
+
+    def _plain_step(self) -> float:
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        if math.isfinite(norm):
+            self.engine.step()
+        else:
+            self.engine.zero_grad()
+        return norm
+
+    def _own_step(self) -> float:
+        """DeepSpeed's optimizers pass over a step whose norm is not finite, and say inf or −1."""
+        self.engine.step()
+        norm = float(self.engine.get_global_grad_norm())
+        return norm if norm >= 0 else math.inf
 
     @contextmanager
     def whole(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
@@ -128,21 +120,17 @@ class DeepSpeedEngine:
 
     def save(self, directory: Path) -> None:
         """Write this rank's share of weights and optimizer state below `directory`; all ranks call it."""
-        state = {"steps_done": self.steps_done, **deepspeed_state.client_state()}
+        state = {"steps_done": self.steps_done, "left_out": self.left_out, **deepspeed_state.client_state()}
         self.engine.save_checkpoint(str(directory), tag=CHECKPOINT_TAG, client_state=state, save_latest=False)
 
-    def load(self, directory: Path) -> None:
-        """Take the state that `save` wrote; from another number of ranks it is divided anew first. All ranks call it.
-
-        DeepSpeed unpickles it: the one place of this project where anything is. The caller has compared every byte
-        with the SHA-256 that the run itself wrote.
-        """
-        saved = deepspeed_state.saved_ranks(directory / CHECKPOINT_TAG)
+    def load(self, directory: SoundDirectory) -> None:
+        """Take the state that `save` wrote; from another number of ranks it is divided anew first. All ranks call
+        it."""
+        saved = deepspeed_state.saved_ranks(directory.path / CHECKPOINT_TAG)
         if saved in (0, self.ranks):
             return self._load(directory)
-        divided = deepspeed_state.beside(directory)
-        if dist.get_rank() == 0:
-            deepspeed_state.convert(directory / CHECKPOINT_TAG, divided / CHECKPOINT_TAG)
+        beside = deepspeed_state.beside(directory.path)
+        divided = pickles.divided(directory, beside, CHECKPOINT_TAG, write=dist.get_rank() == 0)
         dist.barrier()
         self.engine._config.load_universal_checkpoint = True  # DeepSpeed reads it from its config only
         try:
@@ -151,13 +139,11 @@ class DeepSpeedEngine:
             self.engine._config.load_universal_checkpoint = False
         dist.barrier()
         if dist.get_rank() == 0:
-            shutil.rmtree(divided)
+            shutil.rmtree(beside)
 
-    def _load(self, directory: Path) -> None:
-        loaded, client_state = self.engine.load_checkpoint(str(directory), tag=CHECKPOINT_TAG)
-        if loaded is None:
-            raise FileNotFoundError(f"{directory}: holds no DeepSpeed checkpoint")
-        self.steps_done = client_state["steps_done"]
+    def _load(self, directory: SoundDirectory) -> None:
+        kept = pickles.load_state(self.engine, directory, CHECKPOINT_TAG)
+        self.steps_done, self.left_out = kept["steps_done"], kept.get("left_out", 0)
 
 
 def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:

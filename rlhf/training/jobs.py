@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rlhf.models.loading import NewModelConfig, is_local
+from rlhf.models.loading import NewModelConfig
+from rlhf.models.sources import is_local
 from rlhf.training.config import TrainingConfig
 
 Kind = Literal["pretrain", "sft", "reward"]
@@ -17,7 +18,8 @@ class TrainJob:
     """All that a worker needs to know; it travels to the workers pickled.
 
     `model` is a directory or hub name, or the sizes of a new model; `tokenizer` a directory or hub name.
-    `work` is the stage's directory for what must survive a kill, the same on every node.
+    `work` is the stage's directory for what must survive a kill, the same on every node; `attempt` the part of it
+    that is this attempt's own, without a name until it begins.
     """
 
     kind: Kind
@@ -27,6 +29,7 @@ class TrainJob:
     training: TrainingConfig
     total_steps: int
     seed: int
+    attempt: Path = Path()
 
     @property
     def examples(self) -> Path:
@@ -36,12 +39,22 @@ class TrainJob:
     @property
     def reports(self) -> Path:
         """Where rank 0 appends each row that it logs. It outlives a kill: a checkpoint may be newer than the driver."""
-        return self.work / "reports.jsonl"
+        return self.attempt / "reports.jsonl"
 
     @property
     def failure(self) -> Path:
         """Where a worker says why it stopped the run, when a restart would only repeat that."""
-        return self.work / "failure.json"
+        return self.attempt / "failure.json"
+
+    @property
+    def end_requested(self) -> Path:
+        """A file that the driver makes when the workers are to save their state and end."""
+        return self.attempt / "end_requested"
+
+    @property
+    def ended_at(self) -> Path:
+        """Where the workers say at which step they ended because of that."""
+        return self.attempt / "ended_at"
 
     @property
     def offline(self) -> bool:

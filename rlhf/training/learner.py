@@ -20,13 +20,14 @@ from torch import Tensor
 from rlhf import partition
 from rlhf.batch import Experience, Rollout, select
 from rlhf.device import current
-from rlhf.errors import NumericError
 from rlhf.metrics import Mean, Metrics, merge
 from rlhf.objectives.reduction import StepTotals, step_totals
 from rlhf.ppo.algorithm import AlgorithmConfig
 from rlhf.ppo.config import LearnerConfig
+from rlhf.sound import SoundDirectory
 from rlhf.training.average import WeightAverage
 from rlhf.training.deepspeed_engine import DeepSpeedEngine
+from rlhf.training.left_out import LeftOut, Step
 from rlhf.training.loss import Loss
 from rlhf.training.ptx import PtxLoss, predicted
 
@@ -57,9 +58,10 @@ EPOCHS_APART = 1_009  # more epochs than anybody runs: no epoch of a step is shu
 
 @dataclass(frozen=True)
 class Extras:
-    """What a learner does beside its objective, where the config asks for it: an average of the weights, and
-    pretraining text mixed into every optimizer step."""
+    """What a learner does beside its objective: judging steps that are not finite, and, where the config asks for it,
+    an average of the weights, and pretraining text mixed into every optimizer step."""
 
+    left_out: LeftOut
     average: WeightAverage | None = None
     ptx: PtxLoss | None = None
 
@@ -69,16 +71,15 @@ class Learner:
 
     def __init__(
         self, engine: DeepSpeedEngine, objective: Objective, config: LearnerConfig, algorithm: AlgorithmConfig,
-        max_new_tokens: int, failures: Path, extras: Extras,
+        max_new_tokens: int, extras: Extras,
     ) -> None:
         self.engine = engine
         self.objective = objective
         self.config = config
         self.algorithm = algorithm
         self.max_new_tokens = max_new_tokens
-        self.failures = failures
         self.rank = dist.get_rank()
-        self.average, self.ptx = extras.average, extras.ptx
+        self.left_out, self.average, self.ptx = extras.left_out, extras.average, extras.ptx
         self._retained: Retained | None = None
 
     def evaluate(self, rollout: Rollout) -> Tensor:
@@ -104,7 +105,11 @@ class Learner:
         return result
 
     def update(self, experience: Experience, step: int, seed: int) -> Metrics:
-        """Epochs × minibatches optimizer steps. Raises NumericError, on every rank, when a loss is not finite."""
+        """Epochs × minibatches optimizer steps.
+
+        Raises NumericError, on every rank, when a loss or a gradient is not finite, or when more such steps follow each
+        other than the config lets it pass over.
+        """
         self.engine.module.train()
         parts_metrics = []
         for epoch in range(self.algorithm.epochs):
@@ -129,22 +134,25 @@ class Learner:
                 batch = _without_response(batch)
             output = outputs[k] if outputs is not None else self._run(batch)
             loss = self.objective.loss(output, batch, totals)
-            if failed is None and not bool(torch.isfinite(loss.total.detach())):
-                failed = batch
+            total = loss.total
+            if not bool(torch.isfinite(total.detach())):
+                failed = batch if failed is None else failed
+                total = total * math.nan  # so that its gradient is not finite either, and the step changes nothing
             last = batch
-            self.engine.backward(loss.total, last=k == len(plan) - 1 and not text)
+            self.engine.backward(total, last=k == len(plan) - 1 and not text)
             metrics.append(loss.metrics)
             if outputs is not None:
                 outputs[k] = None
         metrics.extend(self._train_on_text(text))
-        self._require_finite(failed is None, failed if failed is not None else last, step, "loss")
         norm, rate = self.engine.step()
+        if not math.isfinite(norm):
+            return self.left_out.judge(Step(step, self.engine.steps_done, self.engine.left_out, failed, last))
         if self.average is not None:
             self.average.update()
-        self._require_finite(math.isfinite(norm), last, step, "gradient norm")
         scope = self.objective.scope
         shared = {f"{scope}/grad_norm": norm, f"{scope}/learning_rate": rate}
-        return merge([*metrics, *(self._on_rank_zero(name, value) for name, value in shared.items())])
+        told = [self._on_rank_zero(name, value) for name, value in shared.items()]
+        return merge([*metrics, *told, self.left_out.passed()])
 
     def _text(self) -> list[Tensor]:
         """This rank's micro-batches of pretraining text for the next optimizer step."""
@@ -168,11 +176,11 @@ class Learner:
         if self.average is not None:
             self.average.save(directory, self.rank)
 
-    def load(self, directory: Path) -> None:
-        """Take the state that `save` wrote with the same number of ranks."""
+    def load(self, directory: SoundDirectory) -> None:
+        """Take the state that `save` wrote with whatever number of ranks."""
         self.engine.load(directory)
         if self.average is not None:
-            self.average.load(directory, self.rank)
+            self.average.load(directory.path, self.rank)
 
     def _plan(self, experience: Experience, rows: Sequence[int]) -> list[list[int]]:
         """This rank's micro-batches of an optimizer step, as rows of the whole experience."""
@@ -208,25 +216,6 @@ class Learner:
         """A number that all ranks share counts once."""
         return {name: Mean(value, 1.0) if self.rank == 0 else Mean(0.0, 0.0)}
 
-    def _require_finite(self, fine: bool, batch: Experience, step: int, what: str) -> None:
-        """All ranks learn of a NaN on any, once per optimizer step, and none waits for the others in a collective."""
-        bad = torch.tensor([0.0 if fine else 1.0], device=current())
-        dist.all_reduce(bad, dist.ReduceOp.MAX)
-        if float(bad):
-            raise NumericError(
-                f"step {step + 1}, role {self.objective.role}: the {what} is not finite; the micro-batch of each rank "
-                f"was saved as {self._save(batch, step)}; lower the learning rate, or look for wrong values there"
-            )
-
-    def _save(self, batch: Experience, step: int) -> Path:
-        from safetensors.torch import save_file
-
-        self.failures.mkdir(parents=True, exist_ok=True)
-        name = f"step_{step + 1:06d}_{self.objective.role}_rank"
-        tensors = {field: tensor.cpu().contiguous() for field, tensor in vars(batch).items()}
-        save_file(tensors, str(self.failures / f"{name}{self.rank}.safetensors"))
-        return self.failures / f"{name}*.safetensors"
-
 
 def _padded(lengths: Sequence[int], rows: Sequence[int]) -> int:
     """Tokens of a micro-batch, padding included."""
@@ -238,5 +227,3 @@ def _without_response(batch: Experience) -> Experience:
     from dataclasses import replace
 
     return replace(batch, response_mask=torch.zeros_like(batch.response_mask))
-
-

@@ -5,23 +5,29 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from rlhf import unfinished
 from rlhf.artifacts import digest, write_json
 from rlhf.context import RunContext
-from rlhf.errors import NumericError, ResourceError, RunError, UserError
+from rlhf.errors import NumericError, ResourceError, RunError
+from rlhf.termination import requests, terminated
+from rlhf.training.attempts import KeepSnapshot, attempts, begin, key_of
 from rlhf.training.config import WorkersConfig
 from rlhf.training.curve import Curve, following
+from rlhf.training.failures import diagnosis
 from rlhf.training.jobs import TrainJob
 from rlhf.training.worker import run_worker
 
+Checkpoints = Sequence[tuple[ray.train.Checkpoint, dict[str, float]]]
 _POLL_S = 0.2  # a report waits until the controller asks for it: Ray Train's own 2 s would slow down short steps
 
 
@@ -51,32 +57,41 @@ def train(job: TrainJob, context: RunContext) -> Trained:
     """Run a job to its end and return its best checkpoint.
 
     Everything that must survive a kill lies in `context.work`; the same call goes on from the newest checkpoint
-    there, or returns at once when the job had ended. Raises ResourceError when the cluster is too small, and the
-    UserError that a worker met.
+    there, or returns at once when the job had ended. Raises ResourceError when the cluster is too small or a worker ran
+    out of memory, RunError when a disk is full or a worker is lost again, the UserError that a worker met, and
+    Terminated on SIGTERM, after a checkpoint.
     """
     require_resources(job.training.workers)
-    storage, name = _storage(context)
-    if not (storage / name).exists():
+    storage, key = _storage(context)
+    if not attempts(storage, key):
         _forget_other_runs(storage, job)
-    ended = storage / f"{name}.ended.json"
+    ended = storage / f"{key}.ended.json"
     if not ended.exists():
-        job.failure.unlink(missing_ok=True)
         workers = job.training.workers
         context.progress.note(
             f"{job.kind}: {job.total_steps} steps of {job.training.batch_size} examples on {workers.count} workers, "
             f"ZeRO-{job.training.deepspeed.zero_stage}"
         )
-        with following(job.reports, Curve(context, job.kind, job.total_steps)):
-            best = _fit(job, storage, name)
+        job = replace(job, attempt=begin(storage, key, context.progress.note))
+        for told in (job.failure, job.end_requested, job.ended_at):
+            told.unlink(missing_ok=True)
+        with (
+            following(job.reports, Curve(context, job.kind, job.total_steps)),
+            requests(context.progress.note, job.end_requested.touch),
+        ):
+            results = _fit(job)
+        if job.ended_at.exists():
+            raise terminated(context.stage, f"step {job.ended_at.read_text()} of {job.total_steps}")
+        best = _best(results)
         write_json(ended, {"checkpoint": best.checkpoint.name, "metrics": best.metrics})
     found = json.loads(ended.read_text())
-    return Trained(storage / name / found["checkpoint"], found["metrics"])
+    return Trained(attempts(storage, key)[-1] / found["checkpoint"], found["metrics"])
 
 
 def _storage(context: RunContext) -> tuple[Path, str]:
-    """Where Ray Train keeps checkpoints, and the run's name there.
+    """Where Ray Train keeps checkpoints, and what the job is called there.
 
-    Another config or other inputs give another name, and so never go on from these checkpoints.
+    Another config or other inputs make it another job, which never goes on from these checkpoints.
     """
     storage = context.work.resolve() / "ray_train"
     storage.mkdir(parents=True, exist_ok=True)
@@ -89,12 +104,11 @@ def _forget_other_runs(storage: Path, job: TrainJob) -> None:
     Raises RunError when another config, or other inputs, left an unfinished run with checkpoints here.
     """
     for other in storage.glob("*/"):
-        if any(other.glob("checkpoint_*")) and not (storage / f"{other.name}.ended.json").exists():
+        if any(other.glob("checkpoint_*")) and not (storage / f"{key_of(other)}.ended.json").exists():
             raise RunError(unfinished.refusal(job.work, ["config or inputs"]))
     for directory in (storage, job.work / "tensorboard"):
         shutil.rmtree(directory, ignore_errors=True)
-    for file in (job.work / "metrics.jsonl", job.reports):
-        file.unlink(missing_ok=True)
+    (job.work / "metrics.jsonl").unlink(missing_ok=True)
     storage.mkdir(parents=True)
 
 
@@ -111,7 +125,14 @@ def require_resources(workers: WorkersConfig) -> None:
             )
 
 
-def _fit(job: TrainJob, storage: Path, name: str) -> Trained:
+def _best(checkpoints: Checkpoints) -> Trained:
+    """The one with the lowest validation loss; of equals the newer, which Ray Train lists later and `staying` keeps."""
+    checkpoint, numbers = min(reversed(checkpoints), key=lambda item: item[1]["validation_loss"])
+    return Trained(Path(checkpoint.path), numbers)
+
+
+def _fit(job: TrainJob) -> Checkpoints:
+    """Run the job; the checkpoints that are kept, with what was measured there."""
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(_POLL_S)
     if len(ray.nodes()) == 1:  # a node that is to go takes the driver with it: nobody is left to warn
         os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
@@ -127,23 +148,23 @@ def _fit(job: TrainJob, storage: Path, name: str) -> Trained:
             resources_per_worker={"CPU": workers.cpus, **gpus},
         ),
         run_config=RunConfig(
-            name=name,
-            storage_path=str(storage),
+            name=job.attempt.name,
+            storage_path=str(job.attempt.parent),
+            callbacks=[KeepSnapshot(job.attempt)],
             failure_config=FailureConfig(max_failures=job.training.max_failures),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="validation_loss", checkpoint_score_order="min"
+            checkpoint_config=CheckpointConfig(  # KeepSnapshot deletes: Ray Train keeps no newest ones beside the best
+                checkpoint_score_attribute="validation_loss", checkpoint_score_order="min"
             ),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
     try:
         result = trainer.fit()
-    except TrainingFailedError as error:
-        for cause in getattr(error, "worker_failures", {}).values():
-            if isinstance(cause, UserError):
-                raise cause from None
-        raise
+    except (TrainingFailedError, RayError) as error:
+        told = diagnosis(error, job)
+        if told is None:
+            raise
+        raise told from None
     if job.failure.exists():
         raise NumericError(json.loads(job.failure.read_text())["sentence"])
-    checkpoint, numbers = min(result.best_checkpoints, key=lambda item: item[1]["validation_loss"])
-    return Trained(Path(checkpoint.path), numbers)
+    return result.best_checkpoints

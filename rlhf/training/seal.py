@@ -1,7 +1,8 @@
 """Directories of which every byte is accounted for.
 
 `seal` brings all files to disk, then writes `checkpoint.json` with their sizes and SHA-256 and whatever the caller
-wants kept with them, and last `checkpoint.sha256`, the hash of that file. `damage` says what no longer agrees.
+wants kept with them, and last `checkpoint.sha256`, the hash of that file. `damage` says what no longer agrees, and
+`verified` gives what may be unpickled.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rlhf.artifacts import sync_directory, write_text
+from rlhf.artifacts import sync, write_text
+from rlhf.sound import SoundDirectory
 
 MANIFEST, SEAL = "checkpoint.json", "checkpoint.sha256"
+FORMAT = 1
+"""Of what lies in a checkpoint, all of its files. Another number where this code could not go on from an older one:
+`tests/golden` has a checkpoint of each number that it can."""
 _THREADS = 8  # hashing lets other threads run
 
 
@@ -26,12 +31,12 @@ def seal(directory: Path, content: Mapping[str, Any]) -> None:
     with ThreadPoolExecutor(_THREADS) as pool:
         entries = list(pool.map(_durable, files.values()))
     for folder in sorted((path for path in directory.rglob("*") if path.is_dir()), reverse=True):
-        sync_directory(folder)
+        sync(folder)
     listed = {name: {"bytes": size, "sha256": found} for name, (size, found) in zip(files, entries, strict=True)}
-    text = json.dumps({**content, "files": listed}, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps({"format": FORMAT, **content, "files": listed}, indent=2, ensure_ascii=False) + "\n"
     write_text(directory / MANIFEST, text)
     write_text(directory / SEAL, hashlib.sha256(text.encode()).hexdigest() + "\n")
-    sync_directory(directory)
+    sync(directory)
 
 
 def contents(directory: Path) -> Mapping[str, Any]:
@@ -44,6 +49,17 @@ def contents(directory: Path) -> Mapping[str, Any]:
     if wanted != (hashlib.sha256(raw).hexdigest() + "\n").encode():
         raise ValueError(f"{MANIFEST} and {SEAL} do not belong together")
     return json.loads(raw)
+
+
+def foreign(directory: Path) -> str | None:
+    """What another version of this code has written, of a directory that is not damaged; None: this one can read it."""
+    found = contents(directory).get("format", 1)  # those before the number was written are of the first
+    return None if found == FORMAT else f"is of checkpoint format {found!r}, and this version reads {FORMAT}"
+
+
+def verified(directory: Path) -> SoundDirectory | str:
+    """The directory, when every byte of it is as it was sealed; else the first thing that is not."""
+    return damage(directory) or SoundDirectory(directory)
 
 
 def damage(directory: Path) -> str | None:
@@ -77,6 +93,8 @@ def shallow_damage(directory: Path) -> str | None:
     for name, entry in listed.items():
         if name not in found:
             return f"{name} is missing"
+        if found[name].is_symlink():
+            return f"{name} is a link, and a checkpoint holds files alone"
         size = found[name].stat().st_size
         if size != entry["bytes"]:
             return f"{name} has {size} of {entry['bytes']} bytes"
@@ -85,8 +103,9 @@ def shallow_damage(directory: Path) -> str | None:
 
 
 def _files(directory: Path) -> dict[str, Path]:
-    """Everything below a directory but the seal itself, by relative name."""
-    found = {str(path.relative_to(directory)): path for path in sorted(directory.rglob("*")) if not path.is_dir()}
+    """Everything below a directory but the seal itself, by relative name; a link is listed, never followed."""
+    paths = (path for path in sorted(directory.rglob("*")) if path.is_symlink() or not path.is_dir())
+    found = {str(path.relative_to(directory)): path for path in paths}
     return {name: path for name, path in found.items() if name not in (MANIFEST, SEAL)}
 
 

@@ -16,35 +16,31 @@ from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 from rlhf.models.loading import NewModelConfig, load_causal_lm, load_tokenizer, new_causal_lm, new_reward_model
 from rlhf.training.arguments import training_arguments
+from rlhf.training.ending import EndOnRequest
 from rlhf.training.evaluation import SummedEvaluation, language_model_metrics, language_model_sums
-from rlhf.training.examples import LENGTH, collate_blocks, read_examples
+from rlhf.training.examples import collate_blocks, read_examples
 from rlhf.training.guard import Guarded, StopOnFailure
 from rlhf.training.jobs import TrainJob
+from rlhf.training.order import SeededOrder
 from rlhf.training.reporting import RayReport
 
 
-class PretrainTrainer(Guarded, SummedEvaluation, Trainer):
+class PretrainTrainer(Guarded, SeededOrder, SummedEvaluation, Trainer):
     """Next-token prediction on blocks of equal length."""
 
     eval_sums = staticmethod(language_model_sums)
     eval_metrics = staticmethod(language_model_metrics)
 
 
-class SftTrainer(Guarded, SummedEvaluation, SFTTrainer):
+class SftTrainer(Guarded, SeededOrder, SummedEvaluation, SFTTrainer):
     """Next-token prediction on the tokens that the assistant wrote."""
 
     eval_sums = staticmethod(language_model_sums)
     eval_metrics = staticmethod(language_model_metrics)
 
 
-class RewardModelTrainer(Guarded, SummedEvaluation, RewardTrainer):
+class RewardModelTrainer(Guarded, SeededOrder, SummedEvaluation, RewardTrainer):
     """Bradley-Terry loss on pairs: −log σ(score of chosen − score of rejected)."""
-
-    def _set_signature_columns_if_needed(self) -> None:
-        """Keeps the lengths, too: TRL drops the column before the sampler that groups by it is made."""
-        super()._set_signature_columns_if_needed()
-        if LENGTH not in self._signature_columns:
-            self._signature_columns.append(LENGTH)
 
     @staticmethod
     def eval_sums(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
@@ -79,7 +75,8 @@ def build_trainer(job: TrainJob, scratch: str) -> Trainer:
     trainer.job = job
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StopOnFailure(trainer))
-    trainer.add_callback(RayReport(job.reports))
+    trainer.add_callback(EndOnRequest(job))
+    trainer.add_callback(RayReport(job))
     if job.training.early_stop_patience:
         trainer.add_callback(EarlyStoppingCallback(job.training.early_stop_patience))
     return trainer

@@ -7,13 +7,19 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from pathlib import Path
 
+from rlhf.startup import started, starting
+from rlhf.training.disk import room_for
 from rlhf.training.jobs import TrainJob
+from rlhf.training.pickles import go_on_training
+from rlhf.training.shares import require_as_sealed
 
 
 def run_worker(job: TrainJob) -> None:
     """The train loop of one worker; goes on from the newest checkpoint of the run when there is one."""
+    starting()
     _prepare_process(job)
     import ray.train
 
@@ -21,13 +27,19 @@ def run_worker(job: TrainJob) -> None:
 
     checkpoint = ray.train.get_checkpoint()
     # a directory of this process alone: Ray Train merges what the ranks report
-    with tempfile.TemporaryDirectory(prefix="rlhf-train-") as scratch, _no_stdout():
+    with tempfile.TemporaryDirectory(prefix="rlhf-train-") as scratch, _no_stdout(), _room_in(scratch):
         trainer = build_trainer(job, scratch)
+        started()
         if checkpoint is None:
             trainer.train()
         else:
             with checkpoint.as_directory() as directory:
-                trainer.train(resume_from_checkpoint=directory)
+                go_on_training(trainer, require_as_sealed(Path(directory)))
+
+
+def _room_in(scratch: str) -> AbstractContextManager[None]:
+    """Of what a worker writes, all that does not say itself where it goes."""
+    return room_for("a checkpoint that is being written", Path(scratch))
 
 
 @contextmanager

@@ -16,7 +16,9 @@ from rlhf.batch import Experience, Rollout, from_completions, scatter_rows, sele
 from rlhf.config import merge, validate
 from rlhf.partition import balance
 from rlhf.ppo.config import PPOConfig
+from rlhf.sound import SoundDirectory
 
+VOCABULARY = 250  # all tiny models know more tokens
 LARGE, SMALL = 100_000, 96  # padded tokens of a micro-batch: all rows at once, and a few
 # (prompt, response) lengths. `mixed` is cut into two micro-batches even under a large budget, `even` is not, and
 # under a small budget `lopsided` leaves one of two ranks with most micro-batches empty.
@@ -46,8 +48,11 @@ class Case:
     minibatches: int = 1
     gradient_checkpointing: bool = False
     updates: int = 2
-    spoilt: bool = False
+    spoilt: int = 0  # of the first updates, with advantages that are NaN in a row
+    skips: int | None = None  # updates in a row that may be left out; None: none, the run stops
     lora: bool = False
+    precision: str = "float32"
+    ema_decay: float | None = None
 
 
 @dataclass
@@ -59,6 +64,7 @@ class Outcome:
     evaluated: Tensor | None
     kept_graph: bool
     first_weights: dict[str, Tensor] = field(default_factory=dict)
+    averages: dict[str, Tensor] = field(default_factory=dict)  # by name, as the last update left them
 
 
 def config_of(case: Case, models: Any, output: Path) -> PPOConfig:
@@ -68,19 +74,21 @@ def config_of(case: Case, models: Any, output: Path) -> PPOConfig:
         "model": str(models.tied if case.tied else models.untied),
         "optimizer": optimizer, "zero": {"stage": case.stage},
         "micro_batch_tokens": case.budget, "graph_tokens": case.graph,
-        "gradient_checkpointing": case.gradient_checkpointing,
+        "gradient_checkpointing": case.gradient_checkpointing, "precision": case.precision,
         "resources": {"ranks": case.ranks},
     }
     reward = {"model": str(models.reward)}
     return validate(PPOConfig, {
         "output": str(output), "prompts": str(models.prompts), "steps": 10,
-        "policy": merge(learner, {"lora": {"rank": 4} if case.lora else None}),
+        "policy": merge(learner, {"lora": {"rank": 4} if case.lora else None, "ema_decay": case.ema_decay}),
         "critic": merge(learner, reward), "reference": {"model": learner["model"]}, "reward": reward,
-        "ppo": {"epochs": case.epochs, "minibatches": case.minibatches}, "rollout": {"prompts_per_step": 8},
+        "not_finite": {"kind": "stop"} if case.skips is None else {"kind": "skip", "in_a_row": case.skips},
+        "ppo": {"epochs": case.epochs, "minibatches": case.minibatches},
+        "rollout": {"prompts_per_step": 8, "weight_sync": {"max_gap": 1.0}},
     })
 
 
-def batch_of(case: Case, vocabulary: int) -> tuple[Rollout, Experience]:
+def batch_of(case: Case, vocabulary: int, spoilt: bool = False) -> tuple[Rollout, Experience]:
     """Numbers that depend on the row, not on its place, so that order and padding can change alone."""
     lengths = BATCHES[case.batch]
     draw = random.Random(case.batch)
@@ -93,7 +101,7 @@ def batch_of(case: Case, vocabulary: int) -> tuple[Rollout, Experience]:
     numbers[0] = (numbers[0] * 0.3 - math.log(vocabulary)) * rollout.response_mask
     numbers[2] = numbers[2] * 0.3
     numbers[6] = rollout.response_mask.float()
-    if case.spoilt:
+    if spoilt:
         numbers[4:6, 0, lengths[0][0]] = float("nan")
     experience = Experience(rollout.tokens, rollout.attention_mask, rollout.response_mask, *numbers)
     order = order_of(case)
@@ -120,13 +128,13 @@ class LearnerRank:
         torch.set_num_threads(1)
         self.rank = rank
 
-    def address(self) -> tuple[str, int]:
+    def meeting_place(self) -> tuple[str, int]:
         from actors.process import RoleProcess
 
-        return RoleProcess.address(self)  # type: ignore[arg-type]
+        return RoleProcess.meeting_place(self)  # type: ignore[arg-type]
 
     def join(self, count: int, address: str, port: int) -> None:
-        from rlhf.training.deepspeed_engine import Rank, join_ranks
+        from rlhf.training.ranks import Rank, join_ranks
 
         join_ranks(Rank(self.rank, count, address, port))
 
@@ -134,20 +142,23 @@ class LearnerRank:
         """Build a learner and make the updates of a case; with `saved`, save after the first and load into another."""
         learner, model = self._build(case, models, output)
         rollout, experience = batch_of(case, model.config.vocab_size)
+        _, spoilt = batch_of(case, model.config.vocab_size, spoilt=True)
         evaluated, kept, metrics, first = None, False, [], {}
         for update in range(case.updates):
             if case.evaluate_first:
                 answer = learner.evaluate(rollout)
                 evaluated = answer if evaluated is None else evaluated
                 kept = kept or learner._retained is not None
-            metrics.append(dict(learner.update(experience, update, seed=update)))
+            given = spoilt if update < case.spoilt else experience
+            metrics.append(dict(learner.update(given, update, seed=update)))
             if update == 0:
                 first = self._weights(learner, model)
             if update == 0 and saved is not None:
-                learner.engine.save(saved)
+                learner.save(saved)
                 learner, model = self._build(case, models, output)
-                learner.engine.load(saved)
-        return Outcome(self._weights(learner, model), metrics, evaluated, kept, first)
+                learner.load(SoundDirectory(saved))
+        averages = self._averages(learner, model)
+        return Outcome(self._weights(learner, model), metrics, evaluated, kept, first, averages)
 
     def first_half(self, case: Case, models: Any, output: Path, saved: Path) -> None:
         """Make the first update of a case, and save."""
@@ -157,10 +168,17 @@ class LearnerRank:
 
     def second_half(self, case: Case, models: Any, output: Path, saved: Path) -> dict[str, Tensor]:
         """Load what any number of ranks has saved, and make the second update: weights afterwards."""
+        return self._weights(*self._second_half(case, models, output, saved))
+
+    def second_average(self, case: Case, models: Any, output: Path, saved: Path) -> dict[str, Tensor]:
+        """The same: averages of the weights afterwards."""
+        return self._averages(*self._second_half(case, models, output, saved))
+
+    def _second_half(self, case: Case, models: Any, output: Path, saved: Path) -> tuple[Any, Any]:
         learner, model = self._build(case, models, output)
-        learner.load(saved)
+        learner.load(SoundDirectory(saved))
         learner.update(batch_of(case, model.config.vocab_size)[1], 1, seed=1)
-        return self._weights(learner, model)
+        return learner, model
 
     def step(self, role: str, config: PPOConfig, experience: Experience) -> tuple[dict[str, Tensor], Any]:
         """Make the optimizer steps of one experience: weights afterwards by transformers name, and metrics."""
@@ -169,6 +187,26 @@ class LearnerRank:
         learner, model = build_learner(role, config, Path(config.output))
         metrics = learner.update(experience, 0, seed=0)
         return self._weights(learner, model), metrics
+
+    def frozen(self, case: Case, models: Any, output: Path, role: str) -> tuple[list[int], Tensor, int]:
+        """What a frozen model answers whose weights are divided: rows, numbers, and weights held here."""
+        from rlhf.models.heads import PolicyModel, SequenceScorer
+        from rlhf.models.loading import load_causal_lm, load_reward_model
+        from rlhf.ppo.scoring import Passes, reference_logprobs, reward_scores
+        from rlhf.training.divided import divided, dividing
+
+        rollout, _ = batch_of(case, VOCABULARY)
+        passes = Passes.together(rollout, case.budget, self.rank, case.ranks)
+        with dividing("float32"):
+            if role == "reference":
+                module = PolicyModel(load_causal_lm(models.tied if case.tied else models.untied, torch.float32), 1.0)
+            else:
+                module = SequenceScorer(load_reward_model(models.reward, torch.float32))
+        held = sum(parameter.ds_tensor.numel() for parameter in module.parameters())
+        model = divided(module, "float32")
+        if role == "reference":
+            return list(passes.rows), reference_logprobs(model, rollout, passes), held
+        return list(passes.rows), reward_scores(model, rollout, passes, end_token=2), held
 
     def names(self, case: Case, models: Any, output: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What would be sent to the sampler, and what transformers itself says are the model's weights."""
@@ -183,6 +221,12 @@ class LearnerRank:
         from rlhf.training.build import build_learner
 
         return build_learner(case.role, config_of(case, models, output), output)
+
+    def _averages(self, learner: Any, model: Any) -> dict[str, Tensor]:
+        if learner.average is None:
+            return {}
+        with learner.average.in_place():
+            return self._weights(learner, model)
 
     def _weights(self, learner: Any, model: Any) -> dict[str, Tensor]:
         from rlhf.training.weights import named_weights

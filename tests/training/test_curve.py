@@ -5,6 +5,7 @@ import time
 from rlhf.context import RunContext
 from rlhf.metrics import read_json_lines
 from rlhf.training.curve import Curve, following
+from tests.limits import wait_until
 
 
 class Shown:
@@ -61,10 +62,3 @@ def test_rows_that_nobody_read_before_a_kill_are_not_lost(tmp_path):
 def append(path, text):
     with open(path, "a") as stream:
         stream.write(text)
-
-
-def wait_until(condition):
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)

@@ -16,6 +16,7 @@ from rlhf.errors import NumericError, RunError
 from rlhf.metrics import merge, values
 from rlhf.training.export import export_checkpoint
 from rlhf.training.seal import seal
+from tests.limits import HANG_S
 from tests.training.ranks import LARGE, SMALL, Case, Outcome, config_of, join_evaluated
 
 TOLERANCE = 1e-5
@@ -126,13 +127,46 @@ def test_the_graph_of_the_first_pass_is_kept_where_it_may_be(ranks: Ranks) -> No
     assert {case: ranks.outcomes(case)[0].kept_graph for case in kept} == kept
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_learner_goes_on_exactly_from_what_it_saved(ranks: Ranks, stage: int, tmp_path: Path) -> None:
-    case = Case(ranks=2, stage=stage, batch="even")
+HALF = {"precision": "bfloat16"}  # with float32 masters, of which the weights are the rounded ones
+
+
+@pytest.mark.parametrize(("stage", "change"), [(0, {}), (1, {}), (2, {}), (3, {}), (1, HALF), (2, HALF)], ids=str)
+def test_a_learner_goes_on_exactly_from_what_it_saved(ranks: Ranks, stage: int, change: dict, tmp_path: Path) -> None:
+    case = Case(ranks=2, stage=stage, batch="even", **change)
     for whole, resumed in zip(ranks.outcomes(case), ranks.ask(case, "run", tmp_path / "saved"), strict=True):
         assert all(torch.equal(resumed.weights[name], weight) for name, weight in whole.weights.items())
         assert resumed.metrics == whole.metrics
         assert any(not torch.equal(whole.first_weights[name], weight) for name, weight in whole.weights.items())
+
+
+AVERAGED = {"batch": "even", "evaluate_first": False, "ema_decay": 0.75}  # what is saved is a fourth of a step behind
+
+
+@pytest.mark.parametrize(
+    ("stage", "change"), [*((stage, {}) for stage in (0, 1, 2, 3)), (2, HALF), (3, {"lora": True})], ids=str
+)
+def test_averages_go_on_exactly_from_what_was_saved(ranks: Ranks, stage: int, change: dict, tmp_path: Path) -> None:
+    case = Case(ranks=2, stage=stage, **AVERAGED, **change)
+    for whole, resumed in zip(ranks.outcomes(case), ranks.ask(case, "run", tmp_path / "saved"), strict=True):
+        assert resumed.averages.keys() == whole.weights.keys()
+        assert all(torch.equal(resumed.averages[name], average) for name, average in whole.averages.items())
+        assert any(not torch.equal(whole.averages[name], weight) for name, weight in whole.weights.items())
+
+
+@pytest.mark.parametrize("change", [{}, {"tied": False}, {"lora": True}], ids=str)
+@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_averages_go_on_with_another_number_of_ranks(
+    ranks: Ranks, stage: int, before: int, after: int, change: dict, tmp_path: Path
+) -> None:
+    case = Case(stage=stage, **AVERAGED, **change)
+    saved = tmp_path / "step_000001" / "policy"
+    ranks.ask(replace(case, ranks=before), "first_half", saved)
+    wanted = ranks.outcomes(replace(case, ranks=before))[0].averages
+    for averages in ranks.ask(replace(case, ranks=after), "second_average", saved):
+        assert averages.keys() == wanted.keys()
+        for name, average in wanted.items():
+            assert float((averages[name] - average).abs().max()) <= 1e-6, name
 
 
 @pytest.mark.parametrize("change", [{}, {"tied": False}, {"lora": True}], ids=str)
@@ -155,8 +189,30 @@ def test_a_learner_goes_on_with_another_number_of_ranks(
     assert files == sorted(path for path in tmp_path.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("change", [{}, {"tied": False}, {"lora": True}], ids=str)
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_learner_in_bfloat16_goes_on_with_another_number_of_ranks(
+    ranks: Ranks, stage: int, before: int, after: int, tmp_path: Path
+) -> None:
+    """To the rounding of bfloat16; the masters are float32 and are divided anew as such."""
+    case = Case(stage=stage, batch="even", evaluate_first=False, **HALF)
+    saved = tmp_path / "step_000001" / "policy"
+    ranks.ask(replace(case, ranks=before), "first_half", saved)
+    (found, *_) = ranks.ask(replace(case, ranks=after), "second_half", saved)
+    (wanted, *_) = ranks.ask(replace(case, ranks=before), "second_half", saved)
+    assert found.keys() == wanted.keys()
+    for name, weight in wanted.items():
+        torch.testing.assert_close(found[name], weight, rtol=0.02, atol=0.002, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("stage", "change"),
+    [
+        *((stage, change) for stage in (0, 2, 3) for change in ({}, {"tied": False}, {"lora": True})),
+        (1, {}), (1, HALF), (1, {**HALF, "tied": False}), (1, {**HALF, "lora": True}), (2, HALF), (0, HALF),
+    ],
+    ids=str,
+)
 def test_a_checkpoint_becomes_a_plain_model(ranks: Ranks, stage: int, change: dict, tmp_path: Path) -> None:
     """The very weights that the learner had when it saved."""
     from rlhf.models.loading import load_causal_lm
@@ -167,7 +223,7 @@ def test_a_checkpoint_becomes_a_plain_model(ranks: Ranks, stage: int, change: di
     seal(checkpoint, {"state": {}, "numbers": {}})
     config = config_of(case, ranks.models, tmp_path)
     export_checkpoint(config, checkpoint, tmp_path / "plain")
-    found = load_causal_lm(tmp_path / "plain", torch.float32).state_dict()
+    found = load_causal_lm(tmp_path / "plain", getattr(torch, case.precision)).state_dict()
     wanted = ranks.outcomes(case)[0].weights
     assert found.keys() == wanted.keys()
     for name, weight in wanted.items():
@@ -192,16 +248,48 @@ def test_every_weight_is_sent_to_the_sampler_tied_ones_under_each_name(ranks: Ra
 @pytest.mark.parametrize("stage", [0, 3])
 def test_a_loss_that_is_not_finite_ends_the_update_on_every_rank(ranks: Ranks, stage: int) -> None:
     """One spoilt row: no rank waits for the others, and each saved its batch."""
-    case = Case(ranks=2, stage=stage, batch="even", spoilt=True)
+    ended = ends(ranks, Case(ranks=2, stage=stage, batch="even", spoilt=1))
+    assert all("step 1, role policy: the loss is not finite; the micro-batch of each rank" in said for said in ended)
+    saved = sorted(path.name for path in (ranks.directory / "failures").iterdir())
+    assert saved == [f"step_000001_policy_1_rank{rank}.safetensors" for rank in range(2)]
+
+
+def ends(ranks: Ranks, case: Case) -> list[str]:
+    """What each rank says when it ends."""
     import ray
 
-    group = ranks.groups[2]
-    calls = [actor.run.remote(case, ranks.models, ranks.directory) for actor in group]
-    for call in calls:
-        with pytest.raises(NumericError, match="step 1, role policy: the loss is not finite; the micro-batch of each"):
-            ray.get(call, timeout=60)
-    saved = sorted(path.name for path in (ranks.directory / "failures").iterdir())
-    assert saved == [f"step_000001_policy_rank{rank}.safetensors" for rank in range(2)]
+    said = []
+    for call in [actor.run.remote(case, ranks.models, ranks.directory) for actor in ranks.groups[case.ranks]]:
+        with pytest.raises(NumericError) as ended:
+            ray.get(call, timeout=HANG_S)
+        said.append(str(ended.value))
+    return said
+
+
+@pytest.mark.parametrize("change", [{}, {"budget": SMALL}, {"role": "critic"}, {"lora": True}], ids=str)
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_an_update_that_is_left_out_leaves_no_trace(ranks: Ranks, stage: int, change: dict) -> None:
+    """Two spoilt updates, then a good one: the very weights of the good one alone, on every rank."""
+    case = Case(ranks=2, stage=stage, evaluate_first=False, updates=3, spoilt=2, skips=2, **change)
+    alone = replace(case, updates=1, spoilt=0)
+    scope = "value" if case.role == "critic" else "policy"
+    for found, wanted in zip(ranks.outcomes(case), ranks.outcomes(alone), strict=True):
+        assert all(torch.equal(found.weights[name], weight) for name, weight in wanted.weights.items())
+    assert merged(ranks.outcomes(case))[:2] == [{f"{scope}/left_out": 1.0}] * 2
+    assert merged(ranks.outcomes(case))[2][f"{scope}/left_out"] == 0.0
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_more_in_a_row_than_allowed_end_the_run(ranks: Ranks, stage: int, tmp_path: Path) -> None:
+    """Also when a kill came between them: the count is part of what is saved."""
+    case = Case(ranks=2, stage=stage, batch="even", evaluate_first=False, updates=3, spoilt=3, skips=1)
+    for said in ends(ranks, case):
+        assert "it is number 2 in a row, more than not_finite.in_a_row = 1; lower the learning rate" in said
+    import ray
+
+    for call in [actor.run.remote(case, ranks.models, ranks.directory, tmp_path) for actor in ranks.groups[2]]:
+        with pytest.raises(NumericError, match=r"step 2, .* it is number 2 in a row"):
+            ray.get(call, timeout=HANG_S)
 
 
 def test_a_large_budget_and_a_small_one_are_not_the_same_cut() -> None:

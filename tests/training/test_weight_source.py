@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.limits import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 RANKS = 2
@@ -16,17 +17,17 @@ RANKS = 2
 
 def run_ranks(stage: int, precision: str) -> list[dict]:
     """What both ranks report, each a process of its own: DeepSpeed keeps state for the whole of one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, __file__, str(stage), precision, str(port)]
+    from rlhf.training.ranks import MeetingPlace
+
+    meeting = MeetingPlace("127.0.0.1")
+    command = [sys.executable, __file__, str(stage), precision, str(meeting.port)]
     started = [
         subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
         for rank in range(RANKS)
     ]
     reports = []
     for process in started:
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=HANG_S)
         assert process.returncode == 0, err[-2000:]
         reports.append(json.loads(out.strip().splitlines()[-1]))
     return reports
@@ -57,7 +58,8 @@ def report(stage: int, precision: str, port: int, rank: int) -> dict:
     from rlhf.models.loading import load_causal_lm
     from rlhf.ppo.config import LearnerConfig
     from rlhf.training.build import _partitioned_loading
-    from rlhf.training.deepspeed_engine import DeepSpeedEngine, Rank, join_ranks, place
+    from rlhf.training.deepspeed_engine import DeepSpeedEngine, place
+    from rlhf.training.ranks import Rank, join_ranks
     from rlhf.training.weight_source import PolicyWeights
 
     torch.manual_seed(0)

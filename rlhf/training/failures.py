@@ -1,0 +1,139 @@
+"""What Ray Train's error is to the user: a sentence, where its cause is none of ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.train import TrainingFailedError
+
+from rlhf.errors import ResourceError, RunError, UserError
+from rlhf.full_disk import where_full
+from rlhf.memory import ran_out
+from rlhf.metrics import read_json_lines
+from rlhf.training.disk import no_room
+from rlhf.training.jobs import TrainJob
+
+Causes = Mapping[str, BaseException]
+"""Who failed, in words, and of what."""
+_CONTROLLER = "Ray Train's controller"
+_PLACE = re.compile(r"^\s*(pid|ip): (\S+)", re.MULTILINE)
+_EXIT = re.compile(r"Worker exit type: (\S+)")
+_PEER = re.compile(  # of what the others say when one is gone: gloo, NCCL, torch
+    r"connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|DistBackendError|DistNetworkError", re.IGNORECASE
+)
+
+
+def diagnosis(error: TrainingFailedError | RayError, job: TrainJob) -> UserError | None:
+    """The error to raise in its place; None: its traceback says more than we can."""
+    causes = _causes(error)
+    for tell in (_told, _full_disk, _no_memory, _lost):
+        found = tell(causes, job)
+        if found is not None:
+            return found
+    return None
+
+
+def _causes(error: TrainingFailedError | RayError) -> Causes:
+    if isinstance(error, RayError):
+        return {_CONTROLLER: _innermost(error)}
+    workers = getattr(error, "worker_failures", {})
+    found = {f"worker {rank}": _innermost(cause) for rank, cause in sorted(workers.items())}
+    controller = getattr(error, "controller_failure", None)
+    return found if controller is None else {**found, _CONTROLLER: _innermost(controller)}
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What Ray has put into errors of its own."""
+    inner = getattr(error, "health_check_failure", None) or (error.cause if isinstance(error, RayTaskError) else None)
+    return error if inner is None else _innermost(inner)
+
+
+def _told(causes: Causes, job: TrainJob) -> UserError | None:
+    """A sentence that a worker has made."""
+    return next((cause for cause in causes.values() if isinstance(cause, UserError)), None)
+
+
+def _full_disk(causes: Causes, job: TrainJob) -> UserError | None:
+    for who, cause in causes.items():
+        if where_full(cause) is not None:
+            written = getattr(cause, "filename", None) or "a checkpoint or its list"
+            return RunError(no_room(f"what {who} wrote ({written})", job.attempt, "more than there is"))
+    return None
+
+
+def _no_memory(causes: Causes, job: TrainJob) -> UserError | None:
+    for who, cause in causes.items():
+        if isinstance(cause, OutOfMemoryError) or ran_out(cause):
+            return ResourceError(
+                f"{job.kind}: {who} ran out of memory {_after(job)} ({_first_line(cause)}); "
+                f"{', or '.join(_savings(job))}, or give each worker a larger node; such a change makes it another "
+                f"run: give it another output, or delete {job.work} to start over"
+            )
+    return None
+
+
+def _savings(job: TrainJob) -> Iterator[str]:
+    """What to set, with what is in force now; the cheapest first."""
+    training = job.training
+    if training.micro_batch_size > 1:
+        yield f"lower training.micro_batch_size = {training.micro_batch_size}"
+    if not training.gradient_checkpointing:
+        yield "set training.gradient_checkpointing = false to true"
+    if training.deepspeed.zero_stage < 3 and training.workers.count > 1:
+        yield f"raise training.deepspeed.zero_stage = {training.deepspeed.zero_stage}"
+    if training.precision == "float32":
+        yield "set training.precision = float32 to bfloat16"
+    if training.micro_batch_size == 1:
+        yield "take a smaller model or shorter examples (training.micro_batch_size is 1 already)"
+
+
+def _lost(causes: Causes, job: TrainJob) -> UserError | None:
+    """A process that is gone; before that is seen, the others may have said that nobody answers."""
+    gone = {who: cause for who, cause in causes.items() if _is_lost(cause)}
+    waiting = {who: cause for who, cause in causes.items() if _PEER.search(f"{type(cause).__name__} {cause}")}
+    if not gone and not waiting:
+        return None
+    who, cause = next(iter((gone or waiting).items()))
+    was = "was lost" if gone else "reaches another worker no more, which may be lost,"
+    return RunError(
+        f"{job.kind}: {who} {was} {_after(job)}: {_reason(cause)}{_count(who, job)}; look at {_log(cause)}, mend the "
+        f"cause, and run the same command, which goes on from the newest checkpoint"
+    )
+
+
+def _count(who: str, job: TrainJob) -> str:
+    """How often: Ray Train starts the workers again until the limit is passed."""
+    limit = job.training.max_failures
+    return "" if who == _CONTROLLER else f" (loss {limit + 1} in this command: training.max_failures is {limit})"
+
+
+def _is_lost(cause: BaseException) -> bool:
+    """Ray's own errors are of processes and nodes; a hung worker is found by Ray Train."""
+    if getattr(cause, "actor_init_failed", False):  # it has raised, and its traceback says what
+        return False
+    return isinstance(cause, RayError) or type(cause).__name__ == "WorkerHealthCheckTimeoutError"
+
+
+def _after(job: TrainJob) -> str:
+    rows = read_json_lines(job.reports)
+    return f"after step {rows[-1]['step']}" if rows else "before its first line of metrics"
+
+
+def _reason(cause: BaseException) -> str:
+    found = _EXIT.search(str(cause))
+    return f"its process ended ({found[1]})" if found else _first_line(cause)
+
+
+def _first_line(cause: BaseException) -> str:
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return (lines or [type(cause).__name__])[0][:200]
+
+
+def _log(cause: BaseException) -> str:
+    """Where Ray keeps what that process has written, as far as the error says where it ran."""
+    place = dict(_PLACE.findall(str(cause)))
+    file = f"logs/worker-*-{place['pid']}.err" if "pid" in place else "the worker's file in logs/train"
+    node = f" on node {place['ip']}" if "ip" in place else ""
+    return f"{file} of Ray's session directory{node}"

@@ -1,0 +1,137 @@
+"""What the user is told when Ray Train gives a job up: over Ray's own errors, as they come from workers."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
+from ray.train import TrainingFailedError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+from rlhf.config import validate
+from rlhf.errors import DataError, ResourceError, RunError
+from rlhf.training.config import TrainingConfig
+from rlhf.training.disk import room_for
+from rlhf.training.failures import diagnosis
+from rlhf.training.jobs import TrainJob
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+DIED = (
+    "The actor died unexpectedly before finishing this task.\n\tclass_name: RayTrainWorker\n\tactor_id: 1f\n\tpid: "
+    "4711\n\tip: 10.0.0.7\nThe actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR "
+    "Worker exit detail: Some potential root causes: (1) killed by SIGKILL by OOM killer due to high memory usage."
+)
+GLOO = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.7]:4242")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TrainJob:
+    attempt = tmp_path / "sft.work" / "ray_train" / "abc.0001"
+    attempt.mkdir(parents=True)
+    (attempt / "reports.jsonl").write_text(json.dumps({"step": 20, "loss": 1.5}) + "\n")
+    training = validate(TrainingConfig, {"micro_batch_size": 16, "batch_size": 32})
+    return TrainJob("sft", "model", "tokenizer", tmp_path / "sft.work", training, 60, 1, attempt)
+
+
+def lost(reason: RayError) -> WorkerHealthCheckFailedError:
+    return WorkerHealthCheckFailedError("A worker health check failed.", failure=reason)
+
+
+def workers(*failures: Exception) -> TrainingFailedError:
+    """As it comes out of the controller's process."""
+    return pickle.loads(pickle.dumps(WorkerGroupError("…", dict(enumerate(failures)))))
+
+
+def test_what_a_worker_has_said_in_a_sentence_is_the_sentence(job: TrainJob) -> None:
+    found = diagnosis(workers(GLOO, DataError("line 3 is empty")), job)
+    assert isinstance(found, DataError) and str(found) == "line 3 is empty"
+
+
+@pytest.mark.parametrize("error", [
+    workers(GLOO, FULL), workers(OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))),
+    workers(RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/7")),
+    ControllerError(FULL),
+])
+def test_a_full_disk_is_said_with_what_is_free(job: TrainJob, error: TrainingFailedError) -> None:
+    found = diagnosis(error, job)
+    assert isinstance(found, RunError)
+    said = str(found)
+    assert said.startswith(f"{job.attempt}: no room for what ") and "MiB are free; free some, or move the run" in said
+    assert said.endswith("then run the same command")
+
+
+def test_a_worker_knows_what_it_wrote_and_what_that_needs(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(bytes(2**21))
+    with pytest.raises(RunError, match=r"no room for a checkpoint: it needs more than 2\.0 MiB, and [\d.,]+ MiB ar"), \
+            room_for("a checkpoint", tmp_path):
+        raise FULL
+    with pytest.raises(RunError, match=r"/gone: no room for a checkpoint: it needs 3\.0 MiB, and [\d.,]+ MiB are fr"), \
+            room_for("a checkpoint", tmp_path / "gone", 3 * 2**20):
+        raise FULL
+    with pytest.raises(DataError), room_for("a checkpoint", tmp_path):
+        raise DataError(os.strerror(errno.ENOSPC))
+    with pytest.raises(PermissionError), room_for("a checkpoint", tmp_path):
+        raise PermissionError(errno.EACCES, "no")
+
+
+@pytest.mark.parametrize("cause", [
+    RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12 (Cannot "
+                 "allocate memory)"),
+    lost(OutOfMemoryError("Worker was killed due to the node running low on memory.")),
+])
+def test_memory_that_ran_out_names_the_worker_and_the_settings_in_force(job: TrainJob, cause: Exception) -> None:
+    found = diagnosis(workers(GLOO, cause), job)
+    assert isinstance(found, ResourceError)
+    assert str(found).startswith("sft: worker 1 ran out of memory after step 20 (")
+    assert (
+        "; lower training.micro_batch_size = 16, or set training.gradient_checkpointing = false to true, or raise "
+        "training.deepspeed.zero_stage = 1, or set training.precision = float32 to bfloat16, or give each worker a "
+        f"larger node; such a change makes it another run: give it another output, or delete {job.work} to start over"
+    ) in str(found)
+
+
+def test_what_is_as_low_as_it_goes_is_not_named(job: TrainJob) -> None:
+    settings = {"micro_batch_size": 1, "gradient_checkpointing": True, "precision": "bfloat16",
+                "deepspeed": {"zero_stage": 3}}
+    lowest = TrainJob("sft", "m", "t", job.work, validate(TrainingConfig, settings), 60, 1, job.attempt)
+    said = str(diagnosis(workers(MemoryError()), lowest))
+    assert "MemoryError); take a smaller model or shorter examples (training.micro_batch_size is 1 already), or" in said
+
+
+def test_a_worker_that_is_lost_again_is_diagnosed(job: TrainJob) -> None:
+    """Ray names the OOM killer among what may have been, whatever it was: that is no word of memory."""
+    found = diagnosis(workers(GLOO, lost(RayActorError("1f", DIED))), job)
+    assert isinstance(found, RunError) and str(found) == (
+        "sft: worker 1 was lost after step 20: its process ended (SYSTEM_ERROR) (loss 2 in this command: "
+        "training.max_failures is 1); look at logs/worker-*-4711.err of Ray's session directory on node 10.0.0.7, mend "
+        "the cause, and run the same command, which goes on from the newest checkpoint"
+    )
+
+
+def test_a_worker_that_hangs_or_is_only_missed_by_the_others_is_diagnosed(job: TrainJob) -> None:
+    job.reports.unlink()
+    said = str(diagnosis(workers(WorkerHealthCheckTimeoutError("A worker health check has been hanging")), job))
+    assert said.startswith("sft: worker 0 was lost before its first line of metrics: A worker health check has")
+    said = str(diagnosis(workers(GLOO), job))
+    assert said.startswith("sft: worker 0 reaches another worker no more, which may be lost, before its")
+    assert "look at the worker's file in logs/train of Ray's session directory, mend" in said
+
+
+def test_ray_trains_controller_may_be_lost_too(job: TrainJob) -> None:
+    said = str(diagnosis(RayActorError("1f", DIED), job))
+    assert said.startswith("sft: Ray Train's controller was lost after step 20: its process ended (SYSTEM_ERROR); look")
+
+
+@pytest.mark.parametrize("bug", [
+    workers(TypeError("unsupported operand")), ControllerError(ValueError("no such state")),
+    RayActorError("1f", "raised in its creation task", True), workers(KeyError("x"), KeyError("x")),
+])
+def test_a_fault_of_ours_keeps_its_traceback(job: TrainJob, bug: Exception) -> None:
+    assert diagnosis(bug, job) is None
