@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlhf.interfaces import Collected, Collector, Handle, RolloutStore, WeightSync, gather
-from rlhf.metrics import Metrics
+from rlhf.metrics import Max, Metrics
+from rlhf.ppo.at_hand import STEP
 
 
 class Ahead:
@@ -35,10 +36,12 @@ class Ahead:
         while len(self._waiting) <= self.staleness and step + len(self._waiting) < self.steps:
             self._waiting.append(self._thread.submit(self._next, step + len(self._waiting), version))
         self._step = step
-        return self._waiting.popleft().result()
+        collected = self._waiting.popleft().result()
+        return replace(collected, metrics={**collected.metrics, "rollout/waiting": Max(float(len(self._waiting)))})
 
     def _next(self, step: int, version: int) -> Collected:
         assert self._prompts_used is not None
+        STEP.set(step + 1)
         collected = self.collector.collect(step, version, self._prompts_used)
         self._prompts_used = collected.prompts_used
         return collected

@@ -15,9 +15,10 @@ from rlhf.ppo.algorithm_rules import RULES as ALGORITHM_RULES
 from rlhf.ppo.device_rules import ANY_ROLES
 from rlhf.ppo.device_rules import RULES as DEVICE_RULES
 from rlhf.ppo.loop_config import Loop, Synchronous
+from rlhf.ppo.not_finite import NotFinite, StopAtOnce
 from rlhf.rewards.config import MODEL, RewardModelConfig
 from rlhf.roles import Resources, ScorerConfig
-from rlhf.stage import Input, ModelInput, StageConfig
+from rlhf.stage import ActorStageConfig, Input, ModelInput
 
 
 class OptimizerConfig(Config):
@@ -223,7 +224,7 @@ class PtxConfig(Config):
     blocks_per_step: int = Field(16, gt=0, description="blocks of each optimizer step, over all ranks")
 
 
-class PPOConfig(StageConfig):
+class PPOConfig(ActorStageConfig):
     """Everything of a PPO run."""
 
     steps: int = Field(100, gt=0, description="rollout–update cycles")
@@ -236,15 +237,13 @@ class PPOConfig(StageConfig):
     ppo: AlgorithmConfig = AlgorithmConfig()
     loop: Annotated[Loop, Field(discriminator="kind")] = Synchronous()
     kl: KLConfig = KLConfig()
+    not_finite: NotFinite = StopAtOnce()
     environment: AnyEnvironment | None = Field(None, description="what answers the policy; null: a single response")
     ptx: PtxConfig | None = Field(None, description="null: none")
     checkpoint_every: int = Field(20, gt=0, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, gt=0, description="newest checkpoints that stay")
     best_checkpoint: str | None = Field(
         "reward/score", description="metric whose highest value at a checkpoint lets that one stay, too; null: none"
-    )
-    deadline_s: float = Field(
-        1800.0, gt=0, description="seconds without a phase's end after which a role that does not answer is given up"
     )
     transcripts_every: int = Field(5, gt=0, description="steps between saved sample transcripts")
     transcripts_rows: int = Field(32, gt=0, description="responses of each such step that are saved")

@@ -15,6 +15,7 @@ class LoopConfig(Config):
 
     samples: ClassVar[bool] = True  # engines and rewards
     trains: ClassVar[bool] = True  # policy, critic and reference
+    gives_up: ClassVar[bool] = True  # a step before its update, where the run is asked to end
 
 
 class Synchronous(LoopConfig):
@@ -26,6 +27,7 @@ class Synchronous(LoopConfig):
 class Asynchronous(LoopConfig):
     """Sample for later steps while a step trains."""
 
+    gives_up = False
     kind: Literal["asynchronous"]
     staleness: int = Field(1, ge=1, description="steps of training between the weights that sample and those trained")
 

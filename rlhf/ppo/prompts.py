@@ -10,6 +10,7 @@ from typing import Any
 from rlhf.batch import Prompt, PromptBatch
 from rlhf.data.readers import read_records
 from rlhf.errors import DataError
+from rlhf.tasks import is_checkable, require_answerable
 
 
 class PromptStream:
@@ -63,8 +64,8 @@ def sampling_seeds(seed: int, step: int, count: int, drawn: int = 0) -> list[int
 def read_prompts(path: Path | str, tokenizer: Any, max_tokens: int) -> list[Prompt]:
     """Read a file of prompt records and render them with the chat template, generation prompt included.
 
-    Raises DataError for a record without a usable `prompt`, and for one longer than `max_tokens`, with
-    file, line and remedy.
+    Raises DataError for a record without a usable `prompt`, for one longer than `max_tokens`, and for a task that the
+    gold checker has no answer to, with file, line and remedy.
     """
     from rlhf.data.schemas import prompt_record
 
@@ -77,6 +78,8 @@ def read_prompts(path: Path | str, tokenizer: Any, max_tokens: int) -> list[Prom
                 f"{path}:{line}: the prompt has {len(ids)} tokens, and the context leaves room for {max_tokens}; "
                 f"shorten it, drop it, or lower max_new_tokens"
             )
+        if row.task is not None and is_checkable(row.task):
+            require_answerable(row.task, f"{path}:{line}")
         text = "\n".join(message["content"] for message in row.messages)
         messages = tuple(row.messages)
         found.append(Prompt(row.id or str(line), tuple(ids), text, row.lang, row.task, row.source, messages))

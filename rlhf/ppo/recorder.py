@@ -1,12 +1,15 @@
-"""Where a PPO run's numbers go: metrics.jsonl, TensorBoard, and the terminal or log."""
+"""Where a PPO run's numbers go: metrics.jsonl, TensorBoard, the terminal or log, and whoever else watches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
+from rlhf.events import add_event, read_events
 from rlhf.interfaces import Position
 from rlhf.metrics import JsonLines, MetricsSink, TensorBoard
+from rlhf.ppo.at_hand import STEP
 from rlhf.progress import Progress
 
 SHOWN = {
@@ -16,35 +19,64 @@ SHOWN = {
 }
 
 
+class Watcher(Protocol):
+    """Is told of a run while it goes on."""
+
+    def begin(self, step: int, total: int, restarts: int) -> None:
+        """The run goes on after `step` of `total`; it has been begun anew `restarts` times."""
+
+    def enter(self, phase: str) -> None:
+        """A phase of a step begins."""
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """The numbers of a step that has ended."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
 class RunRecorder:
     """Writes each step once, also after a resume."""
 
-    def __init__(self, work: Path, total: int, progress: Progress) -> None:
+    def __init__(self, work: Path, total: int, progress: Progress, watchers: Sequence[Watcher] = ()) -> None:
         self.work = work
         self.total = total
         self.progress = progress
+        self.watchers = watchers
         self.sinks: list[MetricsSink] = []
         self.position = Position(0, "start")
 
     def begin(self, step: int) -> None:
         """Open the sinks, dropping what an interrupted run wrote after `step`."""
-        self.close()
+        self._close_sinks()
         self.sinks = [
             JsonLines(self.work / "metrics.jsonl", keep_through=step),
             TensorBoard(self.work / "tensorboard", purge_after=step),
         ]
+        add_event(self.work, begins_after=step)
+        restarts = sum("begins_after" in event for event in read_events(self.work)) - 1
+        for watcher in self.watchers:
+            watcher.begin(step, self.total, restarts)
 
     def enter(self, step: int, phase: str) -> None:
         """A phase of a step begins."""
         self.position = Position(step, phase, self.position.count + 1)
+        STEP.set(step or None)
+        for watcher in self.watchers:
+            watcher.enter(phase)
 
     def record(self, step: int, numbers: Mapping[str, float]) -> None:
-        for sink in self.sinks:
+        for sink in [*self.sinks, *self.watchers]:
             sink.write(step, numbers)
         shown = {label: numbers[name] for label, name in SHOWN.items() if name in numbers}
         self.progress.step("ppo", step, self.total, shown)
 
     def close(self) -> None:
+        self._close_sinks()
+        for watcher in self.watchers:
+            watcher.close()
+
+    def _close_sinks(self) -> None:
         for sink in self.sinks:
             sink.close()
         self.sinks = []

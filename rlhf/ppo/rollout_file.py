@@ -70,28 +70,46 @@ def write_rollout(path: Path, saved: SavedRollout, responses: Sequence[str]) -> 
 def read_rollout(path: Path, pad_token: int, parts: Sequence[str]) -> SavedRollout:
     """Raises DataError when there is no such file, or it holds no rollout scored by these parts of the reward."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
-        said = json.loads((table.schema.metadata or {}).get(b"rlhf", b"{}"))
+        rows, said = _content(path, pa)
     except FileNotFoundError:
         raise DataError(f"{path}: no such rollout; the run that wrote the others did not get so far") from None
-    except (pa.ArrowInvalid, OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: not a rollout of rollout.save: {str(error).splitlines()[0]}") from None
-    if said.get("format") != FORMAT:
-        raise DataError(f"{path}: not a rollout of rollout.save ({FORMAT}); write it anew")
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
+        told = (str(error).splitlines() or [""])[0][:300]
+        raise DataError(f"{path}: not a rollout of rollout.save: {told}") from None
     if said["parts"] != list(parts):
         raise DataError(
-            f"{path}: was scored by {', '.join(said['parts'])}, and this run's reward has {', '.join(parts)}; use the "
-            f"same reward"
+            f"{path}: was scored by {', '.join(map(str, said['parts']))}, and this run's reward has "
+            f"{', '.join(parts)}; use the same reward"
         )
-    rows = table.to_pydict()
+    try:
+        return _assembled(rows, said, pad_token)
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path}: its rows are no rollout ({type(error).__name__}: {error}); write it anew") from None
+
+
+def _content(path: Path, pa: Any) -> tuple[dict[str, list], dict[str, Any]]:
+    """The columns and what is said of them. Raises ValueError for another format."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    said = json.loads((table.schema.metadata or {}).get(b"rlhf", b"{}"))
+    if not isinstance(said, dict) or said.get("format") != FORMAT:
+        raise ValueError(f"its format is not {FORMAT}; write it anew")
+    if not table.schema.equals(_schema(pa)) or not table.num_rows:
+        raise ValueError(f"it has not the columns of {FORMAT}, or no rows; write it anew")
+    if not isinstance(said.get("parts"), list) or not isinstance(said.get("metrics"), dict):
+        raise ValueError("it does not say what scored it, or has no metrics; write it anew")
+    return table.to_pydict(), said
+
+
+def _assembled(rows: Mapping[str, list], said: Mapping[str, Any], pad_token: int) -> SavedRollout:
     sampled = [row for row, greedy in enumerate(rows["greedy"]) if not greedy]
     greedy = [row for row, greedy in enumerate(rows["greedy"]) if greedy]
     metrics = {name: _KINDS[kind](*numbers) for name, (kind, *numbers) in said["metrics"].items()}
     return SavedRollout(
-        _asked(rows, sampled), _rows(rows, sampled, pad_token), said["parts"], said["prompts_used"], metrics,
+        _asked(rows, sampled), _rows(rows, sampled, pad_token), said["parts"], int(said["prompts_used"]), metrics,
         _rows(rows, greedy, pad_token) if greedy else None,
     )
 

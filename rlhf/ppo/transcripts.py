@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from rlhf.batch import Experience, Prompt, Rollout
 from rlhf.ppo.experience import Passes, kl_per_response
 from rlhf.rewards.total import Total
@@ -38,16 +40,20 @@ class Transcript:
     passes: Passes
     reward: Total
     experience: Experience
+    not_finite: Tensor  # [B] bool: some role computed for it what is not finite
 
 
 def failures(transcript: Transcript) -> list[str]:
-    """Row by row, who gave no score: parts of the reward, `environment`, or `greedy`, the response to compare with."""
-    rows = zip(
-        transcript.reward.without_score(), transcript.reward.failed.tolist(), transcript.passes.failed.tolist(),
-        strict=True,
-    )
-    return [", ".join(parts) or ("environment" if failed else "greedy" if left_out else "")
-            for parts, failed, left_out in rows]
+    """Row by row, why it trains nothing: parts of the reward that gave no score, `environment`, `not finite`, or
+    `greedy`, the response to compare with."""
+    found: list[str] = []
+    for row, parts in enumerate(transcript.reward.without_score()):
+        reasons = {
+            "environment": transcript.reward.failed[row], "not finite": transcript.not_finite[row],
+            "greedy": transcript.passes.failed[row],
+        }
+        found.append(", ".join(parts) or next((reason for reason, applies in reasons.items() if applies), ""))
+    return found
 
 
 def write_transcripts(directory: Path, step: int, limit: int, transcript: Transcript) -> Path:

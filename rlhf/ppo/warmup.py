@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlhf.interfaces import ExperienceHandle, Handle, Nothing, PolicyLearner, RolloutHandle, Tensors
 from rlhf.metrics import Metrics
+from rlhf.sound import SoundDirectory
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class WaitingPolicy:
     def save(self, directory: Path) -> Handle[None]:
         return self.policy.save(directory)
 
-    def load(self, directory: Path) -> Handle[None]:
+    def load(self, directory: SoundDirectory) -> Handle[None]:
         return self.policy.load(directory)
 
     def export(self, directory: Path) -> Handle[None]:

@@ -159,7 +159,7 @@ def _read_summary(path: Path) -> Mapping[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8
         raise RunError(f"{path}: not valid JSON ({error}); delete it and run the pipeline again") from None
     if not isinstance(content, dict):
         raise RunError(f"{path}: holds a {type(content).__name__}, not an object; delete it and run the pipeline again")

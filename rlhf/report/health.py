@@ -63,6 +63,9 @@ _BANDS = (
     _Band("value/explained_variance", Text("Explained variance", "解释方差"), 0.2, 0.0, Text(
         "The critic does not foretell returns: raise its learning rate, warm it up, or check the reward's scale.",
         "价值网络无法预测回报：提高其学习率、先预热，或检查奖励尺度。")),
+    _Band("policy/left_out", Text("Updates left out", "被跳过的更新"), 0, 1, Text(
+        "Their loss or gradient was not finite: look at the batches in failures of the work directory.",
+        "其损失或梯度非有限值：查看工作目录 failures 中保存的批次。"), worst=True),
     _Band("response/truncated_fraction", Text("Truncated responses", "被截断的回答"), 0.1, 0.5, Text(
         "Raise the length limit, or penalise responses without an end.", "提高长度上限，或惩罚未结束的回答。")),
 )

@@ -68,11 +68,16 @@ def compare(summary_paths: Sequence[Path], console: Console | None = None) -> No
 def read(path: Path) -> dict[str, Any]:
     """A `summary.json`; raises RunError when there is none or it is broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: no such summary; run the pipeline to its end first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise RunError(f"{path}: not readable ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8
         raise RunError(f"{path}: not valid JSON ({error}); delete it and run the pipeline again") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: holds a {type(content).__name__}, not an object; delete it and run the pipeline again")
+    return content
 
 
 def table(summary: Mapping[str, Any]) -> Table:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas
 
 _NEEDED = {"evaluate": ("prompt", "model", "response"), "ppo": ("step", "prompt", "response")}
+_NUMBERS = ("step", "gold", "score", "kl", "length")
 
 
 GREEDY = "greedy"
@@ -163,13 +164,18 @@ def _cut(text: str, limit: int) -> str:
 
 def _read_parquet(path: Path, source: str) -> pandas.DataFrame:
     import pandas
+    import pyarrow
 
     try:
         rows = pandas.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: not readable as parquet ({error}); delete it and run stage {source} again") from None
+    except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
+        said = (str(error).splitlines() or [""])[0][:300]
+        raise RunError(f"{path}: not readable as parquet ({said}); delete it and run stage {source} again") from None
     missing = [name for name in _NEEDED[source] if name not in rows]
     if missing:
         raise RunError(f"{path}: no column {', '.join(missing)} (found {', '.join(map(str, rows.columns))}); "
                        f"run stage {source} again")
+    wrong = [name for name in _NUMBERS if name in rows and not pandas.api.types.is_numeric_dtype(rows[name])]
+    if wrong and len(rows):
+        raise RunError(f"{path}: column {wrong[0]} holds something else than numbers; run stage {source} again")
     return rows

@@ -17,6 +17,7 @@ from rlhf.ppo.collect import SampleAndScore
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import LoopState, Roles
 from rlhf.ppo.prompts import PromptStream
+from rlhf.sound import SoundDirectory
 
 Log = list[str]
 PROMPTS = PromptStream([Prompt(str(k), (k,)) for k in range(5)], per_step=2, seed=1)
@@ -110,9 +111,9 @@ class FakeTrained(FakeRole):
 
         return self.ask(f"save {self.name}", work)
 
-    def load(self, directory: Path) -> Pending:
+    def load(self, directory: SoundDirectory) -> Pending:
         def work() -> None:
-            self.weight = json.loads((directory / "weight.json").read_text())
+            self.weight = json.loads((directory.path / "weight.json").read_text())
 
         return self.ask(f"load {self.name}", work)
 
@@ -178,6 +179,8 @@ class FakeCheckpoints:
 
     def save(self, roles: Roles, state: LoopState, numbers: Mapping[str, float]) -> None:
         self.saved.append((state, roles.policy.weight, roles.critic.weight))
+
+    def check(self) -> None: ...
 
     def finish(self) -> None: ...
 

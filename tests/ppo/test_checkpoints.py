@@ -7,16 +7,20 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rlhf.cli import main
 from rlhf.config import dump
 from rlhf.errors import RunError
-from rlhf.ppo.loop import LoopState, Roles
+from rlhf.ppo.loop import LoopState, Roles, train
 from rlhf.training.checkpoint import DirectoryCheckpoints, Keeping
+from rlhf.training.listing import checkpoints_of
 from tests.ppo import fakes
 
 
@@ -62,6 +66,36 @@ def test_policy_and_critic_are_asked_before_either_is_awaited(tmp_path: Path) ->
     assert again.policy.log == ["load policy", "load critic", "await load policy", "await load critic"]
 
 
+class CutOff:
+    """A learner that cannot be reached any more: what it was asked to save it writes later, when it likes."""
+
+    def save(self, directory: Path) -> CutOff:
+        self.directory = directory
+        return self
+
+    def get(self) -> None:
+        raise ConnectionError("no answer")
+
+    def write_on(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "weight.json").write_text("half a num")
+
+
+def test_what_a_rank_writes_after_it_was_given_up_is_in_no_checkpoint(tmp_path: Path) -> None:
+    """The next attempt saves the same step meanwhile."""
+    roles, cut_off = fakes.roles(), CutOff()
+    with pytest.raises(ConnectionError):
+        checkpoints(tmp_path).save(replace(roles, policy=cut_off), LoopState(4, 0.0), {})
+    cut_off.write_on()
+    again = checkpoints(tmp_path)
+    assert again.restore(roles) is None and names(tmp_path) == []
+    critic = fakes.Pending([], "save critic", cut_off.write_on)  # the critic is awaited after the policy
+    again.save(replace(roles, critic=SimpleNamespace(save=lambda directory: critic)), LoopState(4, 0.0), {})
+    again.finish()
+    cut_off.write_on()
+    assert again.restore(replace(roles, critic=SimpleNamespace(load=lambda directory: critic))) == LoopState(4, 0.0)
+
+
 def test_a_draft_is_no_checkpoint(tmp_path: Path) -> None:
     """A run killed while it wrote step 4 leaves a draft, whole but for its last rename."""
     save(tmp_path, 2, 4)
@@ -82,9 +116,35 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(bytes(content))
 
 
+def link_a_file(checkpoint: Path) -> None:
+    """The same bytes, but they can be changed where they lie, after they were looked at."""
+    (checkpoint / "policy" / "weight.json").rename(checkpoint.parent / "elsewhere.json")
+    (checkpoint / "policy" / "weight.json").symlink_to(checkpoint.parent / "elsewhere.json")
+
+
+def link_a_directory(checkpoint: Path) -> None:
+    (checkpoint / "policy").rename(checkpoint.parent / "elsewhere")
+    (checkpoint / "policy").symlink_to(checkpoint.parent / "elsewhere")
+
+
+def list_what_lies_outside(checkpoint: Path, name: str) -> None:
+    """A manifest, rightly sealed, that names a file of another directory."""
+    manifest = checkpoint / "checkpoint.json"
+    listed = json.loads(manifest.read_text())
+    listed["files"][name] = listed["files"]["policy/weight.json"]
+    (checkpoint.parent / "weight.json").write_bytes((checkpoint / "policy" / "weight.json").read_bytes())
+    manifest.write_text(json.dumps(listed))
+    (checkpoint / "checkpoint.sha256").write_text(hashlib.sha256(manifest.read_bytes()).hexdigest() + "\n")
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
+        (link_a_file, "policy/weight.json is a link, and a checkpoint holds files alone"),
+        (link_a_directory, "policy/weight.json is missing"),
+        (lambda c: (c / "more").symlink_to(c.parent), "more was not there when it was written"),
+        (lambda c: list_what_lies_outside(c, "../weight.json"), "../weight.json is missing"),
+        (lambda c: list_what_lies_outside(c, "/etc/hostname"), "/etc/hostname is missing"),
         (lambda c: shorten(c / "policy" / "weight.json"), "policy/weight.json has 2 of 3 bytes"),
         (lambda c: (c / "critic" / "weight.json").unlink(), "critic/weight.json is missing"),
         (lambda c: (c / "critic" / "weight.json").write_text(""), "critic/weight.json has 0 of 4 bytes"),
@@ -163,7 +223,7 @@ def test_a_role_that_cannot_save_leaves_the_older_checkpoint_in_place(tmp_path: 
     assert names(tmp_path) == ["step_000002"]
 
 
-def test_a_checkpoint_is_sealed_beside_the_run_and_its_error_comes_with_the_next(tmp_path: Path, monkeypatch) -> None:
+def test_a_checkpoint_is_sealed_beside_the_run_and_its_error_is_raised_when_asked(tmp_path: Path, monkeypatch) -> None:
     began, may_go_on = threading.Event(), threading.Event()
 
     def slow(directory: Path, content) -> None:
@@ -175,9 +235,32 @@ def test_a_checkpoint_is_sealed_beside_the_run_and_its_error_comes_with_the_next
     kept = checkpoints(tmp_path)
     kept.save(fakes.roles(), LoopState(2, 0.1), {})
     assert began.wait(20) and not kept.published()  # the run goes on meanwhile
+    kept.check()  # nothing is wrong yet, and nothing is waited for
     may_go_on.set()
+    kept.close()
     with pytest.raises(PermissionError):
-        kept.save(fakes.roles(), LoopState(4, 0.1), {})
+        kept.check()
+    kept.check()  # it was said
+
+
+@pytest.mark.parametrize("every", [2, 4])
+def test_a_checkpoint_that_could_not_be_kept_ends_the_run_at_the_next_step(
+    tmp_path: Path, monkeypatch, every: int
+) -> None:
+    """Not when the next checkpoint is due: here the failure is awaited, so that it stands before the step begins."""
+    def refuses(directory: Path, content) -> None:
+        raise PermissionError("no")
+
+    class Awaited(DirectoryCheckpoints):
+        def save(self, *of: object) -> None:
+            super().save(*of)
+            self._beside.submit(int).result()
+
+    monkeypatch.setattr("rlhf.training.checkpoint.seal", refuses)
+    recorder = fakes.FakeRecorder()
+    with pytest.raises(PermissionError):
+        train(fakes.config(steps=20, checkpoint_every=every), fakes.roles(), Awaited(tmp_path, Keeping(1)), recorder)
+    assert [step for step, _ in recorder.rows] == list(range(1, every + 1))
 
 
 def test_the_json_lists_every_file_with_its_size_and_hash(tmp_path: Path) -> None:
@@ -188,7 +271,7 @@ def test_the_json_lists_every_file_with_its_size_and_hash(tmp_path: Path) -> Non
         return {"bytes": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
     assert content == {
-        "state": {"step": 2, "kl_coef": 0.02, "prompts_used": 0}, "numbers": {"score": 2},
+        "format": 1, "state": {"step": 2, "kl_coef": 0.02, "prompts_used": 0}, "numbers": {"score": 2},
         "files": {"critic/weight.json": entry("-2.0"), "policy/weight.json": entry("2.0")},
     }
 
@@ -236,6 +319,53 @@ def test_the_command_lists_and_verifies(tmp_path: Path, capsys) -> None:
     assert code == 2 and "has no checkpoint of step 9; list them without --export" in lines[0]
 
 
+def test_a_list_of_a_live_run_has_no_checkpoint_that_goes_meanwhile(tmp_path: Path) -> None:
+    """One writes and prunes as fast as it can, the other lists: never an error, never one called damaged."""
+    over, config = threading.Event(), fakes.config(best_checkpoint="score", keep_checkpoints=1)
+
+    def write() -> None:
+        step = 0
+        while not over.is_set():
+            step += 1
+            save(tmp_path / "checkpoints", step, keep=1)
+
+    save(tmp_path / "checkpoints", 1)
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        lists = []
+        while len({checkpoint.path for found in lists for checkpoint in found}) <= 10:  # it lives
+            lists.append(list(checkpoints_of(tmp_path, config)))
+    finally:
+        over.set()
+        writer.join()
+    assert {checkpoint.wrong for found in lists for checkpoint in found} == {None}
+
+
+@pytest.mark.parametrize("place", ["damage", "size_of", "contents"])
+def test_a_checkpoint_that_is_pruned_while_it_is_looked_at_is_not_listed(tmp_path: Path, monkeypatch, place) -> None:
+    """At each of the places where it can happen."""
+    from rlhf.training import listing
+
+    save(tmp_path / "checkpoints", 2, 4)
+    whole = getattr(listing, place)
+
+    def pruned_first(path: Path):
+        if path.name == "step_000002":
+            shutil.rmtree(path, ignore_errors=True)
+        return whole(path)
+
+    monkeypatch.setattr(listing, place, pruned_first)
+    found = list(checkpoints_of(tmp_path, fakes.config()))
+    assert [(checkpoint.path.name, checkpoint.wrong) for checkpoint in found] == [("step_000004", None)]
+
+
+def test_steps_beyond_a_million_are_ordered_by_number(tmp_path: Path) -> None:
+    save(tmp_path, 999_999, 1_000_000, keep=1)
+    assert names(tmp_path) == ["step_1000000"]
+    assert restored(tmp_path)[0] == LoopState(1_000_000, 10_000.0)
+
+
 def test_a_file_that_cannot_be_read_is_damage(tmp_path: Path, monkeypatch) -> None:
     save(tmp_path, 2, 4)
 
@@ -256,5 +386,6 @@ def test_a_directory_without_checkpoints_is_refused(tmp_path: Path, capsys) -> N
         main(["checkpoints", str(tmp_path)])
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        f"rlhf: {tmp_path}: no checkpoints there; give the output or the run directory of a PPO run\n"
+        f"rlhf: {tmp_path}: no checkpoints there; give the output of a PPO, pretraining, SFT or reward model run, or "
+        "the run directory of a pipeline with PPO\n"
     )

@@ -10,6 +10,7 @@ import pytest
 from rlhf.errors import StalePolicyError
 from rlhf.ppo.loop import LoopState, train
 from rlhf.ppo.warmup import WaitingPolicy
+from rlhf.termination import Requests
 from rlhf.training.checkpoint import DirectoryCheckpoints, Keeping
 from tests.ppo import fakes
 
@@ -98,6 +99,39 @@ def test_a_run_that_was_killed_goes_on_exactly(lost_at: int) -> None:
     assert recorder.begun == [0, checkpointed]
     assert log[:2] == [f"publish {checkpointed}", f"await publish {checkpointed}"]
     assert recorder.rows == whole.rows
+
+
+SLEEPING = {
+    "rollout": {"prompts_per_step": 2, "sleep": True, "resources": {"gpus": 1}},
+    "policy": {"model": "somewhere", "resources": {"share": "rollout", "gpus": 0}},
+}
+
+
+@pytest.mark.parametrize(
+    ("phase", "loop", "saved"),
+    [
+        ("rollout", {}, [2, 3]), ("experience", {}, [2, 3]), ("update", {}, [2, 4]), ("publish", {}, [2, 4]),
+        ("score", {"loop": {"kind": "asynchronous"}, "ppo": {"correction": {"kind": "token_tis"}}}, [2, 4]),
+        ("rollout", SLEEPING, [2, 4]),
+    ],
+    ids=str,
+)
+def test_a_request_gives_up_a_step_whose_update_has_not_begun(phase: str, loop: dict, saved: list[int]) -> None:
+    """In step 4 of a run with a checkpoint every two steps; where others have made room or run ahead it is finished.
+    Either way the run that goes on repeats nothing and leaves nothing out."""
+    stop, whole = Requests(), fakes.FakeRecorder()
+    run(fakes.config(**loop), fakes.roles(), recorder=whole)
+
+    class Asking(fakes.FakeRecorder):
+        def enter(self, step: int, name: str) -> None:
+            if (step, name) == (4, phase) and not stop():
+                stop.ask()
+
+    checkpoints, recorder = fakes.FakeCheckpoints(), Asking()
+    state = train(fakes.config(**loop), fakes.roles(), checkpoints, recorder, stop)
+    assert [kept.step for kept, *_ in checkpoints.saved] == saved and state.step == saved[-1]
+    run(fakes.config(**loop), fakes.roles(), checkpoints, recorder)
+    assert recorder.begun == [0, saved[-1]] and recorder.rows == whole.rows
 
 
 def test_a_finished_run_has_nothing_left_to_do() -> None:

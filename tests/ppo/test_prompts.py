@@ -32,7 +32,7 @@ def turn(content: str, role: str = "user") -> dict[str, str]:
 
 
 def test_reads_prompts_with_what_the_data_says_of_them(tmp_path: Path) -> None:
-    task = {"family": "sort", "numbers": [1, 2]}
+    task = {"kind": "sort", "numbers": [1, 2]}
     path = write(
         tmp_path / "prompts.jsonl",
         {"id": "a7", "prompt": [turn("ab")], "lang": "en", "task": task, "source": "sorting"},

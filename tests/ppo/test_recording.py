@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from rlhf.batch import Experience, Prompt, from_completions
+from rlhf.events import read_events
 from rlhf.metrics import read_json_lines
+from rlhf.ppo.at_hand import STEP
 from rlhf.ppo.experience import Passes
 from rlhf.ppo.recorder import RunRecorder
 from rlhf.ppo.transcripts import Transcript, decode_responses, gold_scores, write_transcripts
@@ -41,6 +46,50 @@ def test_a_fresh_run_forgets_what_an_older_one_wrote(tmp_path: Path) -> None:
     assert [row["step"] for row in read_json_lines(tmp_path / "metrics.jsonl")] == [1]
 
 
+@dataclass
+class Told:
+    """Keeps what a run tells those who watch it."""
+
+    calls: list[tuple] = field(default_factory=list)
+
+    def begin(self, step: int, total: int, restarts: int) -> None:
+        self.calls.append(("begin", step, total, restarts))
+
+    def enter(self, phase: str) -> None:
+        self.calls.append(("enter", phase))
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.calls.append(("write", step, dict(numbers)))
+
+    def close(self) -> None:
+        self.calls.append(("close",))
+
+
+def test_who_watches_is_told_of_every_beginning_also_of_those_of_earlier_commands(tmp_path: Path) -> None:
+    record(tmp_path, 0, range(1, 3))
+    told = Told()
+    recorder = RunRecorder(tmp_path, 9, LineProgress(), [told])
+    recorder.begin(2)
+    recorder.enter(3, "rollout")
+    recorder.record(3, {"reward/score": 1.5})
+    recorder.begin(2)  # its roles were started again
+    recorder.close()
+    assert told.calls == [
+        ("begin", 2, 9, 1), ("enter", "rollout"), ("write", 3, {"reward/score": 1.5}), ("begin", 2, 9, 2), ("close",),
+    ]
+    assert [event["begins_after"] for event in read_events(tmp_path)] == [0, 2, 2]
+
+
+def test_the_step_at_hand_is_that_of_the_thread(tmp_path: Path) -> None:
+    """A rollout for a later step is drawn in a thread of its own."""
+    recorder = RunRecorder(tmp_path, 9, LineProgress())
+    recorder.enter(0, "start")
+    assert STEP.get() is None
+    recorder.enter(4, "update")
+    with ThreadPoolExecutor(1) as other:
+        assert (STEP.get(), other.submit(STEP.get).result()) == (4, None)
+
+
 class Letters:
     """Decodes 97 as `a`; 0 is special."""
 
@@ -65,7 +114,7 @@ def test_transcripts_are_a_parquet_file_of_the_first_rows(tmp_path: Path) -> Non
     passes = Passes(scores, failed, zeros, zeros, zeros, torch.arange(3), scores)
     sheet = torch.stack([scores, torch.tensor([1.0, float("nan"), 0.0])], dim=1)
     reward = Total(scores, failed, sheet, torch.ones(3, 2, dtype=torch.bool), ["model", "rule"])
-    transcript = Transcript(prompts, responses, rollout, passes, reward, experience)
+    transcript = Transcript(prompts, responses, rollout, passes, reward, experience, torch.zeros(3, dtype=torch.bool))
     path = write_transcripts(tmp_path / "transcripts", 10, 2, transcript)
     assert path == tmp_path / "transcripts" / "step_000010.parquet" and len(list(path.parent.iterdir())) == 1
     frame = pandas.read_parquet(path)

@@ -82,7 +82,7 @@ def test_what_is_no_rollout_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"text\.parquet: not a rollout of rollout\.save: "):
         read_rollout(tmp_path / "text.parquet", 0, PARTS)
     pandas.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
-    with pytest.raises(DataError, match=r"other\.parquet: not a rollout of rollout\.save \(rlhf rollout 1\)"):
+    with pytest.raises(DataError, match=r"other\.parquet: not a rollout of rollout\.save: its format is not"):
         read_rollout(tmp_path / "other.parquet", 0, PARTS)
     write_rollout(tmp_path / "r.parquet", saved(False), ["x"] * 4)
     with pytest.raises(DataError, match="was scored by model, rule, and this run's reward has model; use the same"):

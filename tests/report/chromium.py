@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 
+from tests.limits import HANG_S
+
 INSTALL = "the report's browser test needs Chromium: apt-get install chromium chromium-driver"
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -14,7 +16,7 @@ FLAGS = (
 PROMPTS = 500
 
 
-def wait(driver, script: str, seconds: float = 60) -> object:
+def wait(driver, script: str, seconds: float = HANG_S) -> object:
     """Wait until a script returns something true, and give that."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
