@@ -31,6 +31,9 @@ class PythonEnvironment(EnvironmentConfig):
     factory: str = Field(description="module:name of what makes an Environment; or, with `file`, its name there")
     file: Input | None = Field(None, description="Python file that holds it")
     options: dict[str, Any] = Field({}, description="keyword arguments of the factory")
+    pass_env: list[str] = Field(
+        [], description="environment variables that it gets although they look like secrets (docs/rewards.md)"
+    )
 
 
 AnyEnvironment = Annotated[Calculator | PythonEnvironment, Field(discriminator="kind")]

@@ -12,6 +12,7 @@ from rlhf.batch import Prompt
 from rlhf.environments.config import EnvironmentConfig
 from rlhf.environments.environment import Turn
 from rlhf.environments.episode import Episode, turn_seed
+from rlhf.environments.guests import Failed
 from rlhf.environments.turns import TurnTemplate
 from rlhf.errors import RunError, UserError
 from rlhf.rewards.config import Failures, StopOnFailure
@@ -102,6 +103,8 @@ class Conversation:
             return task.result()
         except UserError:
             raise
+        except Failed as error:
+            raise RunError(f"environment: {method} {error}; {heard}") from None
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
             raise RunError(f"environment: {method} raised {said}; {heard}") from error

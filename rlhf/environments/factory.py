@@ -1,27 +1,38 @@
-"""The environment that a config describes, one per episode."""
+"""The environments that a config describes, one per episode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
 
 from rlhf.environments.calculator import CalculatorEpisode
 from rlhf.environments.config import Calculator, PythonEnvironment
 from rlhf.environments.environment import Environment
-from rlhf.errors import ConfigError
-from rlhf.loading import load_callable
+from rlhf.environments.guests import GuestEnvironments
 
 
-def environment_factory(config: Calculator | PythonEnvironment) -> Callable[[], Environment]:
-    """Raises ConfigError when the config names what is not there."""
-    if isinstance(config, Calculator):
-        return CalculatorEpisode
-    make = load_callable(config.factory, config.file, "environment.factory")
+class Environments(Protocol):
+    """Plays episodes."""
 
-    def environment() -> Environment:
-        try:
-            return make(**config.options)
-        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
-            said = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"environment.factory: {config.factory} with environment.options raised {said}") from None
+    def playing(self) -> AbstractAsyncContextManager[Callable[[], Environment]]:
+        """Makes the environments of episodes inside the block; those are over when it ends."""
 
-    return environment
+    def close(self) -> None:
+        """Nothing more is played."""
+
+
+class Calculators:
+    """Ours: it needs no process of its own."""
+
+    @asynccontextmanager
+    async def playing(self) -> AsyncIterator[Callable[[], Environment]]:
+        yield CalculatorEpisode
+
+    def close(self) -> None: ...
+
+
+def environments_of(config: Calculator | PythonEnvironment, hidden: Collection[str] = ()) -> Environments:
+    """Raises ConfigError when the config names what is not there. `hidden`: variables that the user's code must not
+    see."""
+    return Calculators() if isinstance(config, Calculator) else GuestEnvironments(config, hidden)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlhf.config import Config
+from rlhf.rewards.hosts import AllowedHost, is_allowed
 from rlhf.roles import FrozenConfig, ScorerConfig
+from rlhf.secrets import named_like_a_secret
 from rlhf.stage import Input, ModelInput
 
 
@@ -63,6 +65,10 @@ class FunctionReward(Contribution):
     kind: Literal["function"]
     function: str = Field(description="module:function; or, with `file`, the function's name")
     file: Input | None = Field(None, description="Python file that holds the function")
+    timeout_s: float = Field(60.0, gt=0, description="of one call, seconds; its process is ended then")
+    pass_env: list[str] = Field(
+        [], description="environment variables that it gets although they look like secrets (docs/rewards.md)"
+    )
 
 
 class HttpReward(Contribution):
@@ -89,6 +95,12 @@ class HttpReward(Contribution):
             raise ValueError("no address: it names no host or port 0")
         if parts.username is not None or parts.password is not None:
             raise ValueError("holds a user or password; put a token into an environment variable, named by token_env")
+        for name, _ in parse_qsl(parts.query):
+            if named_like_a_secret(name):
+                raise ValueError(
+                    f"holds a password or its like, under '{name}'; put a token into an environment variable, named by "
+                    f"token_env"
+                )
         return value
 
 
@@ -157,6 +169,9 @@ class RewardModelConfig(FrozenConfig, Contribution):
 
     model: ModelInput | None = Field(None, description="directory or hub name of the reward model; null: parts alone")
     parts: dict[str, RewardPart] = Field({}, description="name → further rewards, summed with their weights")
+    allowed_hosts: list[str] | None = Field(
+        None, description="[https://]HOST[:PORT] or *.DOMAIN, those that services may have; null: any (docs/rewards.md)"
+    )
     failures: Annotated[Failures, Field(discriminator="kind")] = StopOnFailure()
 
     @field_validator("parts")
@@ -166,6 +181,20 @@ class RewardModelConfig(FrozenConfig, Contribution):
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or name == MODEL:
                 raise ValueError(f"'{name}': name a part with letters, digits, _ and -, and not '{MODEL}'")
         return parts
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, hosts: list[str] | None) -> list[str] | None:
+        for text in hosts or ():
+            AllowedHost.parse(text)
+        return hosts
+
+    @model_validator(mode="after")
+    def _services_are_allowed(self) -> RewardModelConfig:
+        for name, part in self.parts.items():
+            if isinstance(part, HttpReward) and not is_allowed(part.url, self.allowed_hosts):
+                raise ValueError(f"parts.{name}.url: {part.url} is none of allowed_hosts; add its host there")
+        return self
 
     def contributions(self) -> dict[str, Contribution]:
         """Every part by name, the model first, as `model`, where there is one."""

@@ -13,7 +13,10 @@ import httpx
 
 from rlhf.errors import ConfigError
 from rlhf.rewards.config import HttpReward
+from rlhf.rewards.hosts import VARIABLE, is_allowed
+from rlhf.rewards.limits import UNLIMITED, Limits
 from rlhf.rewards.sample import Failure, RewardSample, checked
+from rlhf.rewards.transport import CheckedTransport, Forbidden
 
 TRIED_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 LONGEST_WAIT_S = 30.0
@@ -34,14 +37,20 @@ class HttpScorer:
 
     config: HttpReward
     token: str | None
+    limits: Limits = UNLIMITED
 
     def __call__(self, samples: Sequence[RewardSample]) -> list[float | Failure]:
         return asyncio.run(self._all(samples))
 
+    def close(self) -> None: ...
+
     async def _all(self, samples: Sequence[RewardSample]) -> list[float | Failure]:
         size, gate = self.config.batch_size, asyncio.Semaphore(self.config.concurrency)
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        async with httpx.AsyncClient(timeout=self.config.timeout_s, headers=headers) as client:
+        transport = CheckedTransport(self.limits.hosts)
+        async with httpx.AsyncClient(
+            transport=transport, timeout=self.config.timeout_s, headers=headers, trust_env=False
+        ) as client:
             batches = [samples[start : start + size] for start in range(0, len(samples), size)]
             answers = await asyncio.gather(*(self._batch(client, gate, batch) for batch in batches))
         return [score for answer in answers for score in answer]
@@ -68,6 +77,8 @@ class HttpScorer:
                 status, body = await _post(client, url, {"samples": [sample.as_json() for sample in batch]}, len(batch))
         except (httpx.TimeoutException, TimeoutError):
             raise _Failed(f"{url} did not answer within {limit:g} s", again=True) from None
+        except Forbidden as error:
+            raise _Failed(f"{url}: {error}", again=False) from None
         except httpx.HTTPError as error:
             raise _Failed(f"{url}: {error or type(error).__name__}", again=True) from None
         except (httpx.InvalidURL, ValueError) as error:
@@ -104,13 +115,24 @@ def _scores(url: str, body: bytes, wanted: int) -> list[float | Failure]:
     ]
 
 
-def http_scorer(config: HttpReward, key: str) -> HttpScorer:
-    """The client of a config. Raises ConfigError when the token's environment variable is not set, or holds none."""
-    if config.token_env is None:
-        return HttpScorer(config, None)
-    token = os.environ.get(config.token_env, "").strip()
+def http_scorer(config: HttpReward, key: str, limits: Limits = UNLIMITED) -> HttpScorer:
+    """The client of a config. Raises ConfigError for a host that is not allowed, and when the token's environment
+    variable is not set, or holds none."""
+    for entries in limits.hosts:
+        if not is_allowed(config.url, entries):
+            raise ConfigError(
+                f"{key}.url: {config.url} is none of the allowed hosts ({', '.join(entries) or 'none is'}); they stand "
+                f"in {VARIABLE}, which is the operator's, and in reward.allowed_hosts"
+            )
+    return HttpScorer(config, _token(config.token_env, key), limits)
+
+
+def _token(name: str | None, key: str) -> str | None:
+    if name is None:
+        return None
+    token = os.environ.get(name, "").strip()
     if not token:
-        raise ConfigError(f"{key}.token_env: the environment variable {config.token_env} is not set or empty")
+        raise ConfigError(f"{key}.token_env: the environment variable {name} is not set or empty")
     if not (token.isascii() and token.isprintable()):
-        raise ConfigError(f"{key}.token_env: {config.token_env} holds no token: it must be printable ASCII")
-    return HttpScorer(config, token)
+        raise ConfigError(f"{key}.token_env: {name} holds no token: it must be printable ASCII")
+    return token

@@ -24,6 +24,8 @@ class Rule:
         decisions = [self.decide(sample) for sample in samples]
         return [decision if isinstance(decision, Failure) else float(decision) for decision in decisions]
 
+    def close(self) -> None: ...
+
 
 def exact_match(sample: RewardSample) -> bool | Failure:
     """Whether the response is the answer."""

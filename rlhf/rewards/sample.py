@@ -44,6 +44,9 @@ class SampleScorer(Protocol):
 
     def __call__(self, samples: Sequence[RewardSample]) -> list[float | Failure]: ...
 
+    def close(self) -> None:
+        """Give up what it holds; it scores nothing more."""
+
 
 def checked(value: Any) -> float | Failure:
     """A score as it must be: a finite number. Truth values count as 1 and 0."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from fastapi import Depends, FastAPI, Header, HTTPException
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -79,7 +78,7 @@ class ServedModel:
 
     def score(self, samples: Sequence[Sample]) -> Answer:
         """Scores of all samples that the chat template takes and the model's context holds."""
-        from rlhf.ppo.scoring import reward_scores
+        from rlhf.ppo.scoring import Passes, reward_scores
 
         rows: list[Row] = []
         errors: dict[int, str] = {}
@@ -90,11 +89,10 @@ class ServedModel:
                 errors[number] = str(error)
         scores: list[float | None] = [None] * len(samples)
         if rows:
-            with self._turn, torch.inference_mode():
-                found = reward_scores(
-                    self.scorer, self._rollout(rows), range(len(rows)), self.tokenizer.eos_token_id,
-                    self.micro_batch_tokens,
-                )
+            rollout = self._rollout(rows)
+            passes = Passes.alone(rollout, self.micro_batch_tokens)
+            with self._turn:
+                found = reward_scores(self.scorer, rollout, passes, self.tokenizer.eos_token_id)
             for row, score in zip(rows, found.tolist(), strict=True):
                 scores[row.number] = score
         return Answer(scores=scores, errors=errors)

@@ -5,6 +5,7 @@ The only module that imports vLLM, inside functions.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from rlhf.device import Precision, has_gpu
 from rlhf.errors import ModelError, ResourceError
+from rlhf.models.pickles import require_safetensors
 from rlhf.sampling.weight_transfer import TransferGroup, WeightSender, WeightSource
 
 NOT_PUBLISHED = -1  # version of weights as loaded from disk, half updated, or given up
@@ -66,7 +68,7 @@ class VllmEngine:
         self.version = NOT_PUBLISHED
         self._asleep: set[str] = set()
         self._llm = _build(options)
-        self.generate([[0]], [Sampling(max_new_tokens=2)], [0])  # compiles log-probability kernels now, not in step 1
+        self.generate([[0]], [Sampling(max_new_tokens=2)], [0])  # what is made at the first use, made now
 
     def generate(
         self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling], seeds: Sequence[int]
@@ -146,14 +148,20 @@ def prepare_environment(options: EngineOptions) -> None:
     # log-probabilities of a request are bit-equal whatever its batch.
     os.environ.setdefault("VLLM_CPU_ATTN_SPLIT_KV", "0")
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(options.kv_cache_gib)
+    if not has_gpu():
+        # Nothing of a model is compiled on a CPU. What would be is a comparison of log-probabilities, and to find a
+        # compiler and wait for it takes seconds of every engine's start.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     if options.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
 
 
 def _build(options: EngineOptions) -> Any:
     prepare_environment(options)
+    require_safetensors(options.model)
     from vllm import LLM
 
+    gc.freeze()  # it collects garbage five times while it builds, each time among all that was just imported
     extra: dict[str, Any] = {}
     if has_gpu():
         extra["gpu_memory_utilization"] = options.gpu_memory_fraction
@@ -170,6 +178,7 @@ def _build(options: EngineOptions) -> Any:
             model=options.model, dtype=options.precision, max_model_len=options.max_model_len,
             max_num_seqs=options.max_sequences, enforce_eager=not has_gpu(), skip_tokenizer_init=True,
             tensor_parallel_size=options.tensor_parallel, trust_remote_code=False, generation_config="vllm",
+            load_format="safetensors",  # else it falls back to pickles where there are none
             distributed_executor_backend="uni" if options.tensor_parallel == 1 else "mp",
             worker_extension_cls="rlhf.sampling.worker_extension.WeightReceiver",
             logprobs_mode="processed_logprobs", enable_prefix_caching=options.prefix_caching,

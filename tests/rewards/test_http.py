@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -31,6 +34,7 @@ class Service(ThreadingHTTPServer):
         self.plan = plan
         self.seen: list[dict] = []
         self.headers_seen: list[str | None] = []
+        self.hosts_seen: list[str | None] = []
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
         self.delay = 0.0
@@ -49,6 +53,7 @@ class Handler(BaseHTTPRequestHandler):
         with service.lock:
             service.seen.append(body)
             service.headers_seen.append(self.headers.get("Authorization"))
+            service.hosts_seen.append(self.headers.get("Host"))
             service.at_once += 1
             service.most_at_once = max(service.most_at_once, service.at_once)
             todo = service.plan.pop(0) if service.plan else None
@@ -63,12 +68,29 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, json.dumps({"scores": scores}).encode())
         elif todo == "close":
             self.connection.close()
+        elif todo == "dribble":
+            self._dribble()
+        elif isinstance(todo, str):
+            self._answer(307, b"there", {"Location": todo})
         else:
             self._answer(200, json.dumps({"scores": scores} if todo is None else todo).encode())
 
-    def _answer(self, status: int, body: bytes) -> None:
+    def _dribble(self) -> None:
+        """A byte now and then: no single read takes long."""
+        try:
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(100):
+                self.wfile.write(b" ")
+                time.sleep(0.05)
+        except OSError:
+            pass  # the client has left
+
+    def _answer(self, status: int, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         try:
             self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -78,15 +100,25 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments: Any) -> None: ...
 
 
-@pytest.fixture
-def service() -> Iterator[Service]:
-    server = Service([])
+@contextmanager
+def serving(plan: list[Any], tls: ssl.SSLContext | None = None) -> Iterator[Service]:
+    server = Service(plan)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with serving([]) as server:
+        yield server
 
 
 def client(url: str, **changes: Any):
@@ -121,6 +153,23 @@ def test_a_slow_answer_is_not_waited_for(service: Service) -> None:
     service.plan = [0.6]
     assert client(service.url, batch_size=10, timeout_s=0.2)(SAMPLES)[3] == 3.0
     assert len(service.seen) == 2
+
+
+def test_an_answer_that_dribbles_is_not_waited_for(service: Service) -> None:
+    service.plan = ["dribble"]
+    started = time.monotonic()
+    (failed,) = client(service.url, timeout_s=0.5, retries=0)(SAMPLES[:1])
+    assert failed == Failure(f"{service.url} did not answer within 0.5 s (1 try)")
+    assert time.monotonic() - started < 3
+
+
+def test_a_redirect_is_not_followed(service: Service) -> None:
+    """Not even to a host that may be asked: the list is of URLs that the config names."""
+    with serving([]) as other:
+        service.plan = [other.url]
+        (failed,) = client(service.url)(SAMPLES[:1])
+        assert failed == Failure(f"{service.url} answered 307: there (1 try)")
+        assert other.seen == []
 
 
 def test_a_service_that_stays_down_fails_its_batch_alone(service: Service) -> None:

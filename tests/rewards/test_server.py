@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from rlhf.rewards.config import HttpReward
 from rlhf.rewards.http import http_scorer
 from rlhf.rewards.sample import Failure, RewardSample
 from rlhf.rewards.server import application, load_served, serve
+from tests.ports import free_port
 
 TURNS = [{"role": "user", "content": "1 2 3"}]
 
@@ -37,7 +37,7 @@ def served(tiny_models):
 def test_scores_are_those_of_the_rewards_actor(tiny_models, served) -> None:
     from rlhf.models.heads import SequenceScorer
     from rlhf.models.loading import load_reward_model, load_tokenizer
-    from rlhf.ppo.scoring import reward_scores
+    from rlhf.ppo.scoring import Passes, reward_scores
 
     tokenizer = load_tokenizer(tiny_models.reward)
     prompt = tokenizer.apply_chat_template(TURNS, add_generation_prompt=True, tokenize=True, return_dict=False)
@@ -47,7 +47,7 @@ def test_scores_are_those_of_the_rewards_actor(tiny_models, served) -> None:
     rows = [[*text, end] if ended else text for text, ended in zip(ids, ends, strict=True)]
     rollout = from_completions([prompt] * 3, rows, [[0.0] * len(row) for row in rows], ends, tokenizer.pad_token_id, 0)
     model = SequenceScorer(load_reward_model(tiny_models.reward, torch.float32)).eval()
-    wanted = reward_scores(model, rollout, range(3), end, 10_000)
+    wanted = reward_scores(model, rollout, Passes.alone(rollout, 10_000), end)
     body = [
         {"messages": TURNS, "response": text, "finished": ended, "id": "unused"}
         for text, ended in zip(texts, ends, strict=True)
@@ -92,9 +92,7 @@ def test_an_open_door_is_refused(tiny_models) -> None:
 
 @pytest.mark.slow
 def test_the_command_and_the_client_speak_to_each_other(tiny_models) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "rlhf", "serve-reward", str(tiny_models.reward), "--port", str(port)]
     server = subprocess.Popen([*command, "--token-env", "SERVED_TOKEN"], env={**os.environ, "SERVED_TOKEN": "abc"})
     try:
