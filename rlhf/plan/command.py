@@ -1,0 +1,139 @@
+"""`rlhf plan`: reads configs, plans every stage that holds a model, and says what it found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rlhf.errors import ConfigError
+from rlhf.plan.hardware import Cluster, parse_cluster
+from rlhf.plan.layouts import Layout, layouts
+from rlhf.plan.machine import this_machine
+from rlhf.plan.models import require
+from rlhf.plan.plans import Means, StagePlan, plan_stage
+from rlhf.plan.question import question
+from rlhf.plan.remedies import remedy
+from rlhf.plan.show import as_json, text
+from rlhf.plan.sizes import Sizes, from_directory
+from rlhf.plan.training_jobs import TrainStage
+from rlhf.plan.training_layouts import training_layouts
+from rlhf.plan.training_remedies import training_remedy
+from rlhf.ppo.config import PPOConfig
+
+SHOWN = 4  # layouts
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The plan of a stage with what to change, and layouts that would fit; None where nobody asked for them."""
+
+    plan: StagePlan
+    remedy: str | None
+    best: tuple[Layout, ...] | None
+
+
+def plan_all(
+    stages: Sequence[tuple[str, Any]], cluster: Cluster, sizes: Sizes, means: Means, with_layouts: bool
+) -> list[Planned]:
+    """Plans of (stage, config) in their order; what a stage makes is known to those after it."""
+    found = []
+    for name, config in stages:
+        planned = plan_stage(name, config, cluster, sizes, means)
+        remember(name, config, sizes)
+        if planned is not None:
+            found.append(_complete(planned, config, sizes, means, with_layouts))
+    if not found:
+        raise ConfigError("nothing to plan: no stage of this config holds a model (ppo, pretrain, sft, reward)")
+    return found
+
+
+def _complete(planned: StagePlan, config: Any, sizes: Sizes, means: Means, with_layouts: bool) -> Planned:
+    cluster = planned.fit.cluster
+    if not isinstance(config, PPOConfig):
+        stage = TrainStage.of(planned.stage, config, sizes)  # type: ignore[arg-type]
+        change = None if planned.fit.fits else training_remedy(stage, cluster)
+        found = training_layouts(stage, cluster)
+    else:
+        change = None if planned.fit.fits else remedy(config, cluster, sizes)
+        found = layouts(config, cluster, sizes, means)
+    return Planned(planned, change, tuple(islice(found, SHOWN)) if with_layouts else None)
+
+
+def remember(name: str, config: Any, sizes: Sizes) -> None:
+    """What later stages of a pipeline will find in the directory that this one publishes."""
+    output = Path(config.output).absolute()
+    if name == "tokenizer":
+        sizes.vocabularies[output] = config.vocab_size
+    elif name in ("pretrain", "sft", "reward"):
+        sizes.made[output] = TrainStage.of(name, config, sizes).model  # type: ignore[arg-type]
+    elif name == "ppo":
+        sizes.made[output] = sizes.of(config.policy.model, "policy.model")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the config."""
+
+    cluster: str | None = None
+    model: str | None = None
+    method: str | None = None
+    prompt_tokens: int | None = None
+    response_tokens: int | None = None
+    layouts: bool = False
+    as_json: bool = False
+
+    def of_a_config(self) -> list[str]:
+        """Those given that say something of a config's plan."""
+        given = {"--prompt-tokens": self.prompt_tokens, "--response-tokens": self.response_tokens,
+                 "--layouts": self.layouts}
+        return [name for name, value in given.items() if value]
+
+    def of_a_model(self) -> list[str]:
+        """Those given that say something of a model without a config."""
+        return ["--method"] if self.method is not None else []
+
+
+def answer(options: Options, stages: Callable[[], Sequence[tuple[str, Any]]]) -> str:
+    """What the command prints; `stages` reads the configs. Raises ConfigError for what cannot be planned."""
+    sizes, named = _override(options.model), stages()
+    if not named:
+        if sizes.override is None:
+            raise ConfigError("rlhf plan: give a config (….yaml), or a model: --model Llama-2-7B --method full")
+        _refuse("says something of a config (….yaml), and none is given", options.of_a_config())
+        cluster = parse_cluster(options.cluster) if options.cluster is not None else None
+        return question(sizes.override, options.method or "full", cluster, options.as_json)
+    _refuse("goes with --model alone: a config says itself what is trained", options.of_a_model())
+    means = Means(options.prompt_tokens, options.response_tokens)
+    planned = plan_all(named, cluster_of(options.cluster), sizes, means, options.layouts)
+    if options.as_json:
+        return json.dumps([as_json(each.plan, each.remedy, each.best) for each in planned], indent=2)
+    return "\n".join(_lines(planned))
+
+
+def _refuse(why: str, given: Sequence[str]) -> None:
+    """Raises ConfigError for the first option that would change nothing."""
+    if given:
+        raise ConfigError(f"{given[0]}: {why}; leave it out")
+
+
+def cluster_of(text: str | None) -> Cluster:
+    """`--cluster`, else this machine."""
+    return parse_cluster(text) if text is not None else this_machine()
+
+
+def _lines(planned: Sequence[Planned]) -> Iterator[str]:
+    """Everything as text, a blank line between stages."""
+    for position, each in enumerate(planned):
+        yield from ([""] if position else [])
+        yield from text(each.plan, each.remedy, each.best)
+
+
+def _override(name: str | None) -> Sizes:
+    """`--model`: a directory with config.json, or a name of the table; it goes for every model of a config."""
+    if name is None:
+        return Sizes()
+    return Sizes(from_directory(Path(name), "--model") if Path(name).is_dir() else require(name, "--model"))
