@@ -1,0 +1,99 @@
+"""Manifests from templates: rlhf/cluster/templates holds what they say and why."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import yaml
+
+from rlhf.cluster.needs import Need, needs
+from rlhf.cluster.options import Options
+from rlhf.cluster.packing import Nodes, nodes_for
+from rlhf.cluster.run import CONFIG_DIRECTORY, CONFIG_FILE, ClusterRun, require_in_volume
+from rlhf.cluster.sizes import Sizes, sizes
+from rlhf.cluster.versions import KUBERAY, RAY
+from rlhf.ppo.config import PPOConfig, RolloutConfig
+from rlhf.roles import Resources
+
+_CPUS_OF_SERVE = 4  # the ingress and the controller of Ray Serve, the engine's own actor, and Ray
+_WIDTH = 100  # characters of the command in a comment
+_LINGER_S = 60  # between the end of a run on SIGTERM and the kill of its pods: the operator looks every few seconds
+
+
+def render(run: ClusterRun, options: Options, words: Sequence[str]) -> str:
+    """The manifest of a run: one YAML file with every object, comments included. `words`: the command that asks.
+
+    Raises ConfigError for inputs that pods could not see, and ResourceError for roles that no such nodes hold.
+    """
+    require_in_volume(run, options.mount)
+    if options.kind == "rayservice":
+        return _service(run, options, words)
+    wanted = needs(run.stages)
+    nodes = nodes_for(wanted, options.gpus_per_node, options.cpus_per_node)
+    return _fill(run, options, words, sizes(options, nodes, wanted, run.object_store_gib), {})
+
+
+def _service(run: ClusterRun, options: Options, words: Sequence[str]) -> str:
+    directory, stage = run.served()
+    rollout = stage.rollout if isinstance(stage, PPOConfig) else RolloutConfig()
+    parts = rollout.tensor_parallel
+    gpus, cpus = parts * min(1, math.ceil(rollout.resources.gpus)), max(parts, math.ceil(rollout.resources.cpus))
+    need = Need("serve", {"engine": Resources(ranks=1, gpus=gpus, cpus=cpus)})
+    nodes = Nodes(1, gpus, options.cpus_per_node or cpus + _CPUS_OF_SERVE)
+    bundle = {"CPU": cpus // parts, **({"GPU": 1} if gpus else {})}
+    config = _serve_config(options, directory, rollout, bundle)
+    serving = {"model": directory, "kv_cache_gib": rollout.kv_cache_gib, "serve_config": config}
+    return _fill(run, options, words, sizes(options, nodes, [need], run.object_store_gib), serving)
+
+
+def _serve_config(options: Options, directory: str, rollout: RolloutConfig, bundle: Mapping[str, int]) -> str:
+    """Ray Serve's own config: one application with the OpenAI interface of Ray's LLM library."""
+    engine = {
+        "dtype": rollout.precision, "tensor_parallel_size": rollout.tensor_parallel,
+        **({"max_model_len": rollout.max_model_len} if rollout.max_model_len else {}),
+    }
+    model = {
+        "model_loading_config": {"model_id": options.name, "model_source": directory},
+        "engine_kwargs": engine,
+        "placement_group_config": {"bundle_per_worker": dict(bundle)},
+        "deployment_config": {"num_replicas": 1},
+    }
+    application = {
+        "name": "llm", "route_prefix": "/", "import_path": "ray.serve.llm:build_openai_app",
+        "args": {"llm_configs": [model]},
+    }
+    return yaml.safe_dump({"applications": [application]}, sort_keys=False)
+
+
+def _fill(run: ClusterRun, options: Options, words: Sequence[str], size: Sizes, more: dict[str, Any]) -> str:
+    template = _environment().get_template(f"{options.kind}.yaml.j2")
+    text = template.render(
+        run=run, options=options, size=size, words=_wrapped(words), ray=RAY, kuberay=KUBERAY, linger=_LINGER_S,
+        config_directory=CONFIG_DIRECTORY, config_file=CONFIG_FILE, **more,
+    )
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def _wrapped(words: Sequence[str]) -> str:
+    """A command over several lines of a comment."""
+    lines = [""]
+    for word in map(shlex.quote, words):
+        if len(lines[-1]) + len(word) > _WIDTH:
+            lines.append("    ")
+        lines[-1] += word if not lines[-1].strip() else f" {word}"
+    return " \\\n#   ".join(lines)
+
+
+def _environment() -> jinja2.Environment:
+    """Undefined names are errors; text goes through `quoted` where YAML could read it as something else."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rlhf.cluster"), undefined=jinja2.StrictUndefined, autoescape=False,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )
+    environment.filters["quoted"] = lambda value: json.dumps(str(value), ensure_ascii=False)
+    return environment
