@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from actors.environments import EnvironmentProcess
 from actors.experience import ExperienceProcess
 from actors.learners import CriticProcess, PolicyProcess
 from actors.placement import Placement
-from actors.pool import Pending, Pool, process_environment
+from actors.pool import LookAfter, Pending, Pool, process_environment
 from actors.preparation import Plan
 from actors.residency import SharedDevices, SyncOnSharedDevices, start_asleep
 from actors.roles import (
@@ -52,7 +52,7 @@ ROLLOUTS = "rollouts"
 
 @contextmanager
 def roles_of(
-    config: PPOConfig, plan: Plan, work: Path, look_after: Callable[[Mapping[str, Pool]], None] = lambda pools: None
+    config: PPOConfig, plan: Plan, work: Path, look_after: LookAfter = lambda pools: None
 ) -> Iterator[Roles]:
     """Start every role's actors in parallel; stop them all at the end. `look_after` is given the pools first."""
     with pools_of(config, plan, work) as pools, ExitStack() as closing:
@@ -70,10 +70,14 @@ class Sampling:
 
 
 @contextmanager
-def sampling_of(config: PPOConfig, plan: Plan, work: Path) -> Iterator[Sampling]:
-    """Start engines and rewards alone; stop them at the end."""
+def sampling_of(config: PPOConfig, plan: Plan, work: Path, look_after: LookAfter) -> Iterator[Sampling]:
+    """Start engines and rewards alone; stop them at the end. `look_after` is given the pools first."""
     with pools_of(config, plan, work) as pools:
-        gather(*(pool.call_all("ready") for pool in pools.values()))
+        look_after(pools)
+        divided = _divided(config)
+        gather(*(meet(pool) if role in divided else pool.call_all("ready") for role, pool in pools.items()))
+        for pool in pools.values():
+            pool.locate()
         sampler, _ = connect_engines(config, plan, pools, [])
         experience = RemoteExperienceMaker(pools["experience"])
         store = RemoteRolloutStore(pools["experience"])
@@ -101,8 +105,8 @@ def _start(config: PPOConfig, plan: Plan, work: Path, placement: Placement) -> I
         yield from _start_sampling(config, plan, placement)
     if config.loop.trains:
         yield from _start_training(config, plan, work, placement)
-    # It writes into the run's directory, where the driver is.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # It writes into the run's directory, where the driver is. Ray heeds only hard affinity for what reserves nothing.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     yield Pool("experience", [_helper(ExperienceProcess, "experience[0]", scheduling_strategy=here).remote(
         0, config, plan.pad_token, work
     )])
@@ -150,10 +154,10 @@ def _helper(actor_class: type, name: str, **options: Any) -> Any:
 
 
 def connect(config: PPOConfig, plan: Plan, pools: Mapping[str, Pool], work: Path, closing: ExitStack) -> Roles:
-    """Let the learners' ranks meet, wait for every role, and hand them to the loop."""
-    trained = [pools[name] for name in ("policy", "critic") if name in pools]
-    joining = [meet(pool) for pool in trained]
-    gather(*joining, *(pool.call_all("ready") for pool in pools.values() if pool not in trained))
+    """Let the ranks meet that compute together, wait for every role, and hand them to the loop."""
+    meeting = {"policy", "critic", *_divided(config)} & pools.keys()
+    joining = [meet(pool) for role, pool in pools.items() if role in meeting]
+    gather(*joining, *(pool.call_all("ready") for role, pool in pools.items() if role not in meeting))
     for pool in pools.values():
         pool.locate()
     experience = RemoteExperienceMaker(pools["experience"])
@@ -165,6 +169,12 @@ def connect(config: PPOConfig, plan: Plan, pools: Mapping[str, Pool], work: Path
         RemoteCritic(pools["critic"]) if "critic" in pools else NoCritic(),
         experience, weights,
     )
+
+
+def _divided(config: PPOConfig) -> set[str]:
+    """Roles that do not train and whose weights are divided over their ranks."""
+    learned = {reward_role(part): model for part, model in config.reward.learned().items()}
+    return {role for role, model in {"reference": config.reference, **learned}.items() if model.divided}
 
 
 def _rollouts(
@@ -218,8 +228,8 @@ def connect_engines(
 
 
 def meet(pool: Pool) -> Pending[None]:
-    """All ranks of a pool join at rank 0's address."""
-    address, port = ray.get(pool.ask(0, "address"))[0]
+    """All ranks of a pool join where rank 0 says."""
+    address, port = ray.get(pool.ask(0, "meeting_place"))[0]
     return pool.call_all("join", address, port)
 
 

@@ -20,15 +20,18 @@ def claim(context: RunContext, config: PPOConfig) -> None:
     """Bind the work directory to this config and these inputs.
 
     What a finished run of another config left there is discarded: its result is published. An unfinished run of
-    another config is a RunError once it has a checkpoint, for going on from that would mix the two.
+    another config is a RunError once it has a checkpoint or a rollout, for going on from that would mix the two.
     """
     path = context.work / "claim.json"
     mine = {"config": config.model_dump(mode="json", exclude={"output", "cluster"}), "inputs": dict(context.inputs)}
     theirs = _read_claim(path) if path.is_file() else mine
-    different = sorted(unfinished.differences(mine, {key: theirs[key] for key in mine}))
+    different = sorted([
+        *unfinished.differences(mine["config"], theirs["config"]),
+        *unfinished.differences(mine["inputs"], theirs["inputs"], "inputs"),
+    ])
     if different and theirs.get("finished"):
         discard(context.work)
-    elif different and any((context.work / CHECKPOINTS).glob("*")):
+    elif different and unfinished.has_state(context.work):
         raise RunError(unfinished.refusal(context.work, different))
     elif different:
         discard(context.work)
@@ -39,9 +42,12 @@ def claim(context: RunContext, config: PPOConfig) -> None:
 
 def _read_claim(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError:
-        raise RunError(f"{path}: damaged, so it is not known whose run this is; delete {path.parent}") from None
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found["config"], dict) and isinstance(found["inputs"], dict):
+            return found
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise RunError(f"{path}: damaged, so it is not known whose run this is; delete {path.parent}")
 
 
 def discard(work: Path) -> None:
@@ -56,4 +62,4 @@ def discard(work: Path) -> None:
 def release(work: Path) -> None:
     """The run is over and its result published."""
     path = work / "claim.json"
-    write_json(path, {**json.loads(path.read_text()), "finished": True})
+    write_json(path, {**_read_claim(path), "finished": True})

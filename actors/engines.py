@@ -51,6 +51,7 @@ def engines(sampler: SamplerConfig, model: str, context: int, pad_token: int, en
         arguments = (options, sampler.resources, pad_token)
         pool = Pool.start("rollout", RolloutProcess, placement, sampler.resources, arguments)
         pool.call_all("ready").get()
+        pool.locate()
         yield Engines(pool, sampling_options(sampler, end_token), pad_token)
     finally:
         if pool is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ import torch
 from torch import Tensor
 
 from actors.engines import Engines, engines
-from actors.pool import process_environment
-from actors.process import RoleProcess
-from rlhf import device
+from actors.evaluation import EvaluationProcess
+from actors.pool import LookAfter, Pending, Pool, process_environment
+from actors.recovery import Losses, Phase, through_losses
 from rlhf.artifacts import Artifact, load
 from rlhf.batch import Prompt, Rollout
 from rlhf.context import RunContext
@@ -24,64 +26,14 @@ from rlhf.evaluation.config import EvaluateConfig
 from rlhf.models.loading import (
     check_reward_model,
     check_tokenizer,
-    load_causal_lm,
     load_config,
-    load_reward_model,
     load_tokenizer,
     require_chat_template,
 )
 from rlhf.models.weights import same_architecture
-from rlhf.ppo.config import Resources
 from rlhf.ppo.prompts import read_prompts, sampling_seeds
 from rlhf.ppo.transcripts import decode_responses, gold_scores
 from rlhf.sampling.options import context_sizes
-
-
-class EvaluationProcess(RoleProcess):
-    """Scores finished rollouts: reference log-probabilities, reward, perplexity."""
-
-    role = "evaluation"
-
-    def __init__(self, config: EvaluateConfig, resources: Resources) -> None:
-        super().__init__(0, resources)
-        self.config = config
-
-    def reference_logprobs(self, model: str, rollouts: Mapping[str, Rollout]) -> dict[str, Tensor]:
-        """log-probabilities of every rollout's response tokens under `model`, [B, T] each, nats."""
-        from rlhf.ppo.scoring import reference_logprobs
-
-        policy = self._policy(model)
-        return {
-            name: reference_logprobs(policy, rollout, range(len(rollout)), self.config.micro_batch_tokens)
-            for name, rollout in rollouts.items()
-        }
-
-    def reward_scores(self, end_token: int, rollouts: Mapping[str, Rollout]) -> dict[str, Tensor]:
-        """Scores of every rollout, [B] each; NaN when there is no reward model."""
-        from rlhf.models.heads import SequenceScorer
-        from rlhf.ppo.scoring import reward_scores
-
-        if self.config.reward is None:
-            return {name: torch.full((len(rollout),), math.nan) for name, rollout in rollouts.items()}
-        classifier = load_reward_model(self.config.reward, device.dtype(self.config.precision))
-        scorer = SequenceScorer(classifier).to(device.current()).eval()
-        return {
-            name: reward_scores(scorer, rollout, range(len(rollout)), end_token, self.config.micro_batch_tokens)
-            for name, rollout in rollouts.items()
-        }
-
-    def perplexities(self, model: str, texts: Mapping[str, Sequence[str]]) -> dict[str, float]:
-        """Perplexity of a model by language."""
-        from rlhf.evaluation.perplexity import perplexities
-
-        budget = self.config.micro_batch_tokens
-        return perplexities(self._policy(model), load_tokenizer(model), texts, self.config.max_text_tokens, budget)
-
-    def _policy(self, model: str):
-        from rlhf.models.heads import PolicyModel
-
-        language_model = load_causal_lm(model, device.dtype(self.config.precision))
-        return PolicyModel(language_model, self.config.sampler.temperature).to(device.current()).eval()
 
 
 def run(config: EvaluateConfig, context: RunContext) -> Artifact:
@@ -95,43 +47,89 @@ def run(config: EvaluateConfig, context: RunContext) -> Artifact:
         check_tokenizer(tokenizer, check_reward_model(config.reward), config.reward)
     max_model_len, room = context_sizes(config.sampler, load_config(reference), "sampler")
     prompts = read_prompts(config.prompts, tokenizer, room)[: config.max_prompts]
+    asked, phase = Asked(reference, tokenizer, prompts, max_model_len), Phase()
+    losses = Losses(context.progress.note, "starting the evaluation again", config)
+    measured = through_losses(
+        partial(_measure, config, asked, phase), losses, {"rollout": config.sampler.resources},
+        lambda: phase.position,
+    )
+    frame = _table(prompts, measured, tokenizer)
+    return _publish(context, frame, measured.perplexity, len(prompts))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every model of an evaluation is asked; `reference` is the model that the KL is measured to."""
+
+    reference: str
+    tokenizer: Any
+    prompts: Sequence[Prompt]
+    max_model_len: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the actors answered: rollouts by `model` and `model/greedy`, their scores [B], their log-probabilities under
+    the reference [B, T], and perplexities by model and language."""
+
+    rollouts: Mapping[str, Rollout]
+    scores: Mapping[str, Tensor]
+    logprobs: Mapping[str, Tensor]
+    perplexity: Mapping[str, Mapping[str, float]]
+
+
+def _measure(config: EvaluateConfig, asked: Asked, phase: Phase, look_after: LookAfter) -> Measured:
+    """One attempt, from new actors on."""
+    phase.enter("start")
+    pools: dict[str, Pool] = {}
+    look_after(pools)
     on_gpu = config.sampler.resources.gpus > 0
-    scorer = None if on_gpu else _start_scorer(config)  # on a CPU it gets ready while the engines sample
     try:
-        rollouts = _sample_all(config, prompts, max_model_len, tokenizer)
-        scorer = scorer or _start_scorer(config)  # on the GPU that the engines have left
-        scores = scorer.reward_scores.remote(tokenizer.eos_token_id, rollouts)
-        logprobs = scorer.reference_logprobs.remote(reference, rollouts)
-        texts = _texts(config)
-        perplexity = {name: scorer.perplexities.remote(source, texts) for name, source in config.models.items()}
-        frame = _table(prompts, rollouts, ray.get(scores), ray.get(logprobs), tokenizer)
-        return _publish(context, frame, {name: ray.get(ref) for name, ref in perplexity.items()}, len(prompts))
+        if not on_gpu:  # it gets ready while the engines sample
+            pools["evaluation"] = _start_scorer(config)
+        rollouts = _sample_all(config, asked, phase, pools)
+        if on_gpu:  # which the engines have left
+            pools["evaluation"] = _start_scorer(config)
+        pools["evaluation"].locate()
+        phase.enter("score")
+        return _score(config, asked, pools["evaluation"], rollouts)
     finally:
-        if scorer is not None:
-            ray.kill(scorer)
+        if "evaluation" in pools:
+            pools["evaluation"].stop()
 
 
-def _start_scorer(config: EvaluateConfig) -> Any:
+def _score(config: EvaluateConfig, asked: Asked, scorer: Pool, rollouts: Mapping[str, Rollout]) -> Measured:
+    shared, texts = ray.put(rollouts), _texts(config)
+    scores = scorer.ask(0, "reward_scores", asked.tokenizer.eos_token_id, shared)
+    logprobs = scorer.ask(0, "reference_logprobs", asked.reference, shared)
+    perplexity = {name: scorer.ask(0, "perplexities", source, texts) for name, source in config.models.items()}
+    found = Pending([*scores, *logprobs, *(ref for refs in perplexity.values() for ref in refs)], list).get()
+    return Measured(rollouts, found[0], found[1], dict(zip(config.models, found[2:], strict=True)))
+
+
+def _start_scorer(config: EvaluateConfig) -> Pool:
     resources = config.sampler.resources
-    return ray.remote(EvaluationProcess).options(
+    process = ray.remote(EvaluationProcess).options(
         name="evaluation[0]", num_cpus=0, num_gpus=min(1.0, resources.gpus),
         runtime_env={"env_vars": process_environment(resources)},
-    ).remote(config, resources)
+    )
+    return Pool("evaluation", [process.remote(config, resources)])
 
 
-def _sample_all(
-    config: EvaluateConfig, prompts: Sequence[Prompt], max_model_len: int, tokenizer: Any
-) -> dict[str, Rollout]:
+def _sample_all(config: EvaluateConfig, asked: Asked, phase: Phase, pools: dict[str, Pool]) -> dict[str, Rollout]:
     """`model` and `model/greedy` → rollout. Models of one architecture share the engines, one after the other."""
-    seeds = sampling_seeds(config.seed, 0, len(prompts))
+    seeds = sampling_seeds(config.seed, 0, len(asked.prompts))
+    pad, end = asked.tokenizer.pad_token_id, asked.tokenizer.eos_token_id
     found: dict[str, Rollout] = {}
     waiting = dict(config.models)
     while waiting:
         first = next(iter(waiting.values()))
         family = {n: s for n, s in waiting.items() if s == first or same_architecture(Path(s), Path(first))}
-        with engines(config.sampler, first, max_model_len, tokenizer.pad_token_id, tokenizer.eos_token_id) as started:
+        with engines(config.sampler, first, asked.max_model_len, pad, end) as started:
+            pools["rollout"] = started.pool
             for name, source in family.items():
-                found.update(_sample(config, started, name, source, prompts, seeds, source == first))
+                phase.enter(f"rollout of {name}")
+                found.update(_sample(config, started, name, source, asked.prompts, seeds, source == first))
         waiting = {n: s for n, s in waiting.items() if n not in family}
     return found
 
@@ -160,18 +158,15 @@ def _texts(config: EvaluateConfig) -> dict[str, list[str]]:
     return found
 
 
-def _table(
-    prompts: Sequence[Prompt], rollouts: Mapping[str, Rollout], scores: Mapping[str, Tensor],
-    reference_logprobs: Mapping[str, Tensor], tokenizer: Any,
-) -> Any:
+def _table(prompts: Sequence[Prompt], measured: Measured, tokenizer: Any) -> Any:
     """One row per prompt and model; greedy rows carry model names like `sft/greedy`."""
     import pandas as pd
 
     frames = []
-    for name, rollout in rollouts.items():
+    for name, rollout in measured.rollouts.items():
         responses = decode_responses(rollout, tokenizer)
         gold = [math.nan if score is None else score for score in gold_scores(prompts, responses)]
-        difference = torch.where(rollout.response_mask, rollout.sampler_logprobs - reference_logprobs[name], 0.0)
+        difference = torch.where(rollout.response_mask, rollout.sampler_logprobs - measured.logprobs[name], 0.0)
         sampled_policy = "/" not in name and name != "base"
         frames.append(pd.DataFrame({
             "id": [prompt.id for prompt in prompts],
@@ -181,7 +176,7 @@ def _table(
             "model": name,
             "response": responses,
             "gold": gold,
-            "score": scores[name].tolist(),
+            "score": measured.scores[name].tolist(),
             "kl": difference.sum(dim=1).tolist() if sampled_policy else math.nan,
             "length": rollout.response_mask.sum(dim=1).tolist(),
             "finished": rollout.finished.tolist(),

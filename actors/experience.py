@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,23 +15,14 @@ from actors.process import RoleProcess
 from rlhf import partition
 from rlhf.batch import Experience, PromptBatch, Rollout, concatenate, scatter_rows, select
 from rlhf.errors import DataError, NumericError, RunError
-from rlhf.metrics import Max, Mean, Metrics
+from rlhf.metrics import Max, Mean, Metrics, Sum
 from rlhf.ppo.algorithm import EveryGroup
 from rlhf.ppo.config import PPOConfig, reward_role
+from rlhf.ppo.finite_rows import FiniteRows
+from rlhf.ppo.not_finite import SkipBatch
 from rlhf.rewards.config import SkipFailures
 from rlhf.rewards.total import Total
 from rlhf.roles import Resources
-
-if TYPE_CHECKING:
-    from rlhf.ppo.experience import Passes
-
-_OUTPUT = {
-    "reward": "scores", "policy": "logprobs", "reference": "ref_logprobs", "critic": "values",
-    "rollout": "sampler_logprobs",
-}
-_FROZEN = "look for values in its weights that are not finite, or overflow in its precision"
-_TRAINED = "its weights are no longer sound: lower its learning rate, and delete the work directory to start over"
-_LOOK = {"reward": _FROZEN, "reference": _FROZEN, "policy": _TRAINED, "critic": _TRAINED, "rollout": _FROZEN}
 
 
 @dataclass(frozen=True)
@@ -69,6 +60,7 @@ class ExperienceProcess(RoleProcess):
         from rlhf.models.loading import load_tokenizer
 
         self.config, self.pad_token, self.work = config, pad_token, work
+        self.finite = FiniteRows(config.not_finite, work / "failures")
         self.tokenizer = load_tokenizer(config.policy.model)
 
     def build(
@@ -79,7 +71,7 @@ class ExperienceProcess(RoleProcess):
         Raises NumericError where a role computed what is not finite, or sampler and policy disagree; its message
         counts steps from 1, as metrics and transcripts do.
         """
-        from rlhf.ppo.experience import describe, make_experience
+        from rlhf.ppo.experience import Passes, describe, make_experience
         from rlhf.ppo.transcripts import Transcript, decode_responses
 
         given = Given.of(counts, parts)
@@ -87,30 +79,37 @@ class ExperienceProcess(RoleProcess):
         reward = self._reward(rollout, self._sheet(step, rollout, given.scores), asked.sources)
         if isinstance(self.config.ppo.groups, EveryGroup):  # where groups are chosen, every rollout was looked at then
             self._require_scored(step, reward)
-        rollout = settled(rollout)
-        passes = self._passes(step, rollout, reward, asked, given)
+        tokens, bad = self._tokens(step, rollout, given)
+        rollout = replace(settled(rollout), sampler_logprobs=tokens["rollout"])
+        groups, (greedy, failed) = torch.tensor(list(asked.groups)), self._greedy(step, asked, given)
+        passes = Passes(
+            reward.scores, reward.failed | bad | failed[groups], tokens["policy"], tokens["reference"],
+            tokens["critic"], groups, greedy[groups],
+        )
         experience = make_experience(rollout, passes, kl_coef, self.config)
         responses = decode_responses(rollout, self.tokenizer)
-        self._last = Transcript(asked.prompts, responses, rollout, passes, reward, experience)
+        self._last = Transcript(asked.prompts, responses, rollout, passes, reward, experience, bad)
         return experience, {
             **describe(rollout, passes, experience, self.config), **self._of_parts(reward),
             **self._gold(asked, responses), **self._of_agreement(step, rollout, passes.logprobs),
+            **self._of_left_out(passes.failed),
         }
 
-    def _passes(self, step: int, rollout: Rollout, reward: Total, asked: PromptBatch, given: Given) -> Passes:
-        """What the roles said, joined over their ranks. Raises NumericError where it is not finite."""
-        from rlhf.ppo.experience import Passes
+    def _tokens(self, step: int, rollout: Rollout, given: Given) -> tuple[dict[str, Tensor], Tensor]:
+        """By role the numbers of every token, [B, T], joined over its ranks; and the rows that are left out, [B] bool:
+        their numbers are 0.
 
-        found = {"policy": given.logprobs, "reference": given.ref_logprobs, "critic": given.values}
-        tokens = {role: self._join(rollout, parts) for role, parts in found.items()}
-        for role, numbers in {**tokens, "rollout": rollout.sampler_logprobs}.items():
-            self._require_finite(step, role, rollout, numbers)
-        groups = torch.tensor(list(asked.groups))
-        greedy, failed = self._greedy(step, asked, given)
-        return Passes(
-            reward.scores, reward.failed | failed[groups], tokens["policy"], tokens["reference"], tokens["critic"],
-            groups, greedy[groups],
-        )
+        Raises NumericError where they are not finite and the config does not leave such rows out.
+        """
+        parts = {"policy": given.logprobs, "reference": given.ref_logprobs, "critic": given.values}
+        tokens = {role: self._join(rollout, said) for role, said in parts.items()}
+        tokens["rollout"] = rollout.sampler_logprobs
+        bad = torch.zeros(len(rollout), dtype=torch.bool)
+        for role, numbers in tokens.items():
+            bad |= self.finite.bad(step, role, rollout, numbers)
+        if bool(bad.any()):
+            tokens = {role: numbers.masked_fill(bad[:, None], 0.0) for role, numbers in tokens.items()}
+        return tokens, bad
 
     def _greedy(self, step: int, asked: PromptBatch, given: Given) -> tuple[Tensor, Tensor]:
         """Score and failure of the most likely response to each prompt, [G]; 0 and False where nobody asked."""
@@ -214,13 +213,17 @@ class ExperienceProcess(RoleProcess):
 
         return describe_parts(found) if self.config.reward.parts or self.config.environment is not None else {}
 
+    def _of_left_out(self, failed: Tensor) -> Metrics:
+        """Rows that train nothing, where a run goes on without what is not finite."""
+        return {"rollout/left_out": Sum(float(failed.sum()))} if isinstance(self.config.not_finite, SkipBatch) else {}
+
     def _parts(self) -> list[str]:
         return list(self.config.reward.contributions())
 
     def _sheet(self, step: int, rollout: Rollout, tensors: Sequence[Tensor]) -> Tensor:
         """Scores of every part, [B, K] float32, from what the ranks of each part in turn answered.
 
-        Raises NumericError where a reward model answered what is not finite.
+        Raises NumericError where a reward model answered what is not finite, or lets it be NaN where the config does.
         """
         if len(tensors) == 1 and tensors[0].dim() == 2:
             return tensors[0]
@@ -230,7 +233,8 @@ class ExperienceProcess(RoleProcess):
             ranks = learned[name].resources.ranks if name in learned else 1
             columns.append(self._join(rollout, [next(remaining) for _ in range(ranks)]))
             if name in learned:
-                self._require_finite(step, reward_role(name), rollout, columns[-1])
+                bad = self.finite.bad(step, reward_role(name), rollout, columns[-1])
+                columns[-1] = columns[-1].masked_fill(bad, torch.nan)
         return torch.stack(columns, dim=1) if columns else torch.zeros(len(rollout), 0)
 
     def _reward(self, rollout: Rollout, sheet: Tensor, sources: Sequence[str]) -> Total:
@@ -257,29 +261,6 @@ class ExperienceProcess(RoleProcess):
             return torch.zeros(rollout.tokens.shape)
         rows = partition.balance(rollout.lengths(), len(parts))
         return scatter_rows(parts, rows, rollout.tokens.shape[1])
-
-    def _require_finite(self, step: int, role: str, rollout: Rollout, numbers: Tensor) -> None:
-        """`numbers`: one per row, or one per token, of which only those of the response count."""
-        bad = ~torch.isfinite(numbers)
-        if numbers.dim() == 2:
-            bad = (bad & rollout.response_mask).any(dim=1)
-        if not bool(bad.any()):
-            return
-        kind = role.partition(".")[0]
-        path = self._save(step, role, rollout, numbers)
-        raise NumericError(
-            f"step {step + 1}, role {role}: {int(bad.sum())} of {len(bad)} rows of its {_OUTPUT[kind]} are not finite; "
-            f"the batch was saved as {path}; {_LOOK[kind]}"
-        )
-
-    def _save(self, step: int, role: str, rollout: Rollout, numbers: Tensor) -> Path:
-        from safetensors.torch import save_file
-
-        path = self.work / "failures" / f"step_{step + 1:06d}_{role}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: value for name, value in vars(rollout).items() if isinstance(value, Tensor)}
-        save_file({**tensors, _OUTPUT[role.partition(".")[0]]: numbers.contiguous()}, str(path))
-        return path
 
     def _of_agreement(self, step: int, rollout: Rollout, logprobs: Tensor) -> Metrics:
         """How far sampler and learner are apart. Where they hold the same weights, too far is a NumericError."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ray
 from torch import Tensor
 
+from actors.network import collectives_at
 from actors.process import RoleProcess
 from rlhf import device
 from rlhf.batch import Experience, Rollout, concatenate
 from rlhf.metrics import Metrics
 from rlhf.ppo.config import LearnerConfig, PPOConfig
 from rlhf.sampling.weight_transfer import TransferGroup, WeightInfo, WeightSender
+from rlhf.sound import SoundDirectory
 
 if TYPE_CHECKING:
     from actors.ipc_sync import EngineClient
@@ -37,8 +40,9 @@ class LearnerProcess(RoleProcess):
     def join(self, address: str, port: int) -> None:
         """Meet the other ranks, load the model, and build the learner."""
         from rlhf.training.build import build_learner
-        from rlhf.training.deepspeed_engine import Rank, join_ranks
+        from rlhf.training.ranks import Rank, join_ranks
 
+        collectives_at(ray.util.get_node_ip_address())
         join_ranks(Rank(self.rank, self.settings.resources.ranks, address, port))
         self.learner, self.model = build_learner(self.role, self.config, self.work)
 
@@ -49,7 +53,7 @@ class LearnerProcess(RoleProcess):
     def save(self, directory: Path) -> None:
         self.learner.save(directory)
 
-    def load(self, directory: Path) -> None:
+    def load(self, directory: SoundDirectory) -> None:
         self.learner.load(directory)
 
     def leave_device(self) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from random import Random
 
 from actors.engines import engines
+from actors.pool import LookAfter
+from actors.recovery import Losses, Phase, through_losses
 from rlhf.artifacts import Artifact, load
-from rlhf.batch import Prompt
+from rlhf.batch import Prompt, Rollout
 from rlhf.context import RunContext
 from rlhf.data.pairs import PairsConfig, Sampled, preferences, with_noise
 from rlhf.data.readers import read_records
@@ -32,9 +34,19 @@ def run(config: PairsConfig, context: RunContext) -> Artifact:
     _require_tasks(prompts, config.prompts)
     repeated = [prompt for prompt in prompts for _ in range(config.samples_per_prompt)]
     seeds = sampling_seeds(config.seed, 0, len(repeated))
-    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
-    with engines(config.sampler, config.model, max_model_len, pad, end) as started:
-        rollout = started.sample(repeated, seeds)
+    phase = Phase()
+
+    def attempt(look_after: LookAfter) -> Rollout:
+        phase.enter("start")
+        pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+        with engines(config.sampler, config.model, max_model_len, pad, end) as started:
+            look_after({"rollout": started.pool})
+            phase.enter("rollout")
+            return started.sample(repeated, seeds)
+
+    losses = Losses(context.progress.note, "sampling again", config)
+    roles = {"rollout": config.sampler.resources}
+    rollout = through_losses(attempt, losses, roles, lambda: phase.position)
     sampled = _group(config, prompts, decode_responses(rollout, tokenizer))
     return _publish(config, context, sampled)
 

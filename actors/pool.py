@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,11 +15,12 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.placement import Placement
 from rlhf.errors import UserError
 from rlhf.metrics import Metrics, merge
+from rlhf.ppo.at_hand import STEP
 from rlhf.ppo.config import Resources
 
 T = TypeVar("T")
 _NAMES_FREE_S = 20.0
-_PEERS_S = 5.0
+_PEERS_S = 30.0  # Ray holds a node alive for about 15 s after its death
 
 
 class Pending(Generic[T]):
@@ -76,6 +77,10 @@ class UnderWay:
     pid: int | None
     node: str | None
 
+    def end(self) -> None:
+        """End the actor's process; whoever waits for it is told."""
+        ray.kill(self.handle)
+
 
 class Pool:
     """The actors of one role. Large results stay in the object store; callers hold references."""
@@ -103,7 +108,8 @@ class Pool:
 
     def ask(self, rank: int, method: str, *arguments: Any, results: int = 1) -> list[ObjectRef]:
         """Call a method on one rank; one ref per result. The last of several is small: it is kept to see the end by."""
-        answer = getattr(self.actors[rank], method).options(num_returns=results).remote(*arguments)
+        named = self.actors[rank].at.options(num_returns=results, name=f"{self.role}[{rank}].{method}")
+        answer = named.remote(STEP.get(), method, *arguments)
         refs = [answer] if results == 1 else list(answer)
         self._last[rank] = (refs[-1], method)
         return refs
@@ -120,6 +126,10 @@ class Pool:
     def locate(self) -> None:
         """Learn where the processes run; all must be ready."""
         self._places = dict(enumerate(ray.get(self.call("place"))))
+
+    def identities(self) -> dict[str, str]:
+        """Ray's identity of every actor → its name."""
+        return {actor._actor_id.hex(): f"{self.role}[{rank}]" for rank, actor in enumerate(self.actors)}
 
     def located(self) -> list[UnderWay]:
         """Every actor with its place; no call is said to be under way."""
@@ -153,6 +163,10 @@ class Pool:
         deadline = time.monotonic() + _NAMES_FREE_S
         while time.monotonic() < deadline and any(_is_known(f"{self.role}[{k}]") for k in range(len(self.actors))):
             time.sleep(0.05)
+
+
+LookAfter = Callable[[Mapping[str, Pool]], None]
+"""Is given the actors of a run by role, as soon as they are being started."""
 
 
 def _is_known(name: str) -> bool:

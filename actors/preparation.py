@@ -87,14 +87,17 @@ def require_scored(prompts: Sequence[Prompt], config: PPOConfig) -> None:
 
 
 def check_user_code(config: PPOConfig, tokenizer: Any) -> None:
-    """Raises ConfigError when a part of the reward, or the environment, names what is not there."""
-    from rlhf.environments.factory import environment_factory
+    """Raises ConfigError when a part of the reward, or the environment, names what is not there. The user's code runs
+    in processes of its own, as later."""
+    from rlhf.environments.factory import environments_of
     from rlhf.environments.turns import TurnTemplate
+    from rlhf.rewards.limits import limits_of
     from rlhf.rewards.scorers import scorer_of
 
+    limits = limits_of(config.reward)
     for name, part in config.reward.parts.items():
         if not isinstance(part, ModelReward):
-            scorer_of(part, f"reward.parts.{name}")
+            scorer_of(part, f"reward.parts.{name}", limits).close()
     if config.environment is not None:
         TurnTemplate(tokenizer, config.environment.observation_role)
-        environment_factory(config.environment)()
+        environments_of(config.environment, limits.hidden).close()

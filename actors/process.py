@@ -9,11 +9,13 @@ import warnings
 
 import ray
 
+from actors.telemetry import DeviceMemory
+from actors.title import Titled
 from rlhf import device
 from rlhf.ppo.config import Resources
 
 
-class RoleProcess:
+class RoleProcess(Titled):
     """Base of the hosts: a named process with its share of threads. Its repr is the dashboard's and log's name."""
 
     role = "role"
@@ -22,6 +24,7 @@ class RoleProcess:
         import torch
 
         self.rank = rank
+        self.memory = DeviceMemory(self.__repr__)
         torch.set_num_threads(resources.torch_threads)
         warnings.filterwarnings("ignore", category=FutureWarning)
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -34,6 +37,13 @@ class RoleProcess:
         with socket.socket() as probe:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def meeting_place(self) -> tuple[str, int]:
+        """Address and port where this rank from now on lets the others of its role meet."""
+        from rlhf.training.ranks import MeetingPlace
+
+        self.meeting = MeetingPlace(ray.util.get_node_ip_address())
+        return self.meeting.address, self.meeting.port
 
     def place(self) -> tuple[int, str]:
         """This process's number, and Ray's id of its node."""

@@ -4,15 +4,15 @@ not."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ray.exceptions import (
     ActorUnavailableError,
     GetTimeoutError,
     NodeDiedError,
     ObjectLostError,
-    OutOfMemoryError,
     OwnerDiedError,
     RayActorError,
     RayError,
@@ -21,19 +21,26 @@ from ray.exceptions import (
 )
 
 from actors.errors import users_error
-from actors.watchdog import Verdict
-from rlhf.errors import ResourceError, RunError
+from actors.out_of_memory import require_memory_left
+from actors.pool import LookAfter, Pool
+from actors.room import await_room
+from actors.watchdog import Verdict, Watchdog
+from rlhf.errors import RunError
 from rlhf.interfaces import Position
+from rlhf.roles import Resources
+from rlhf.stage import ActorStageConfig
+
+T = TypeVar("T")
+Named = Callable[[str], str | None]
 
 _LOST = (
     RayActorError, ActorUnavailableError, NodeDiedError, ObjectLostError, OwnerDiedError, WorkerCrashedError,
     GetTimeoutError,
 )
 _NAME = re.compile(r"^\s*name: (\S+)", re.MULTILINE)
+_IDENTITY = re.compile(r"\b[0-9a-f]{32}\b")  # Ray names some lost actors by it alone
 _UNNAMED = "an actor"
 _NO_PROGRESS = 3  # losses in a row at one step, of whatever actors, after which a run gives up
-_ACTOR = re.compile(r"\b((?:reward\.)?[A-Za-z_][\w-]*\[\d+\])")
-_MEMORY = re.compile(r"out of memory|MemoryError|not enough memory|OutOfMemory|Cannot allocate memory", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -45,43 +52,92 @@ class Loss:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.who} was lost in step {self.position.step}, {self.position.phase}: {self.reason}"
+        return f"{self.who} was lost in {place(self.position)}: {self.reason}"
 
     def same_as(self, other: Loss) -> bool:
         place, known = (other.position.step, other.position.phase), self.who != _UNNAMED
         return known and self.who == other.who and (self.position.step, self.position.phase) == place
 
 
-class Losses:
-    """The losses of a run. Each is told; one that comes again at the same step ends it."""
+def place(position: Position) -> str:
+    """A position in words; work without steps has phases only."""
+    return f"step {position.step}, {position.phase}" if position.step else position.phase
 
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self.note = note
+
+class Losses:
+    """The losses of a run. Each is told, with what is done about it; one that comes again at the same step ends it."""
+
+    def __init__(self, note: Callable[[str], None], remedy: str, config: ActorStageConfig) -> None:
+        self.note, self.remedy, self.config = note, remedy, config
         self._known: list[Loss] = []
 
-    def survive(self, error: RayError, position: Position, verdict: Verdict | None) -> None:
+    def survive(
+        self, error: RayError, position: Position, verdict: Verdict | None, named: Named = lambda identity: None
+    ) -> None:
         """Returns when the run may start its roles again. Raises the error when it is no lost process, ResourceError
         when memory ran out, and RunError when the run does not get past a step."""
-        loss = loss_of(error, position, verdict)
+        if verdict is None and users_error(error) is None:
+            require_memory_left(error, place(position), self.config)
+        loss = loss_of(error, position, verdict, named)
         if loss is None:
             raise error
-        at_this_step = [known for known in self._known if known.position.step == loss.position.step]
+        at_this_step = [known for known in self._known if _stage_of(known.position) == _stage_of(loss.position)]
         self._known.append(loss)
         if at_this_step and (at_this_step[-1].same_as(loss) or len(at_this_step) + 1 >= _NO_PROGRESS):
             raise RunError(
                 f"{loss}; it is loss {len(at_this_step) + 1} at this step, so starting again does not help: look at "
                 f"the log of {loss.who} in Ray's session directory, mend the cause, and run the same command"
             )
-        self.note(f"{loss}; starting all roles again from the newest checkpoint")
+        self.note(f"{loss}; {self.remedy}")
 
 
-def loss_of(error: RayError, position: Position, verdict: Verdict | None) -> Loss | None:
+def names_in(pools: Mapping[str, Pool]) -> Named:
+    """Names of actors by Ray's identity of them."""
+    known = {identity: name for pool in list(pools.values()) for identity, name in pool.identities().items()}
+    return known.get
+
+
+def _stage_of(position: Position) -> int | str:
+    """What has to be got past: a step, or, in work without steps, a phase."""
+    return position.step or position.phase
+
+
+def through_losses(
+    attempt: Callable[[LookAfter], T], losses: Losses, roles: Mapping[str, Resources],
+    position: Callable[[], Position], stop: Callable[[], bool] = lambda: False,
+) -> T:
+    """What `attempt` returns, made again after each loss that may be survived, as soon as there is room for the roles;
+    it hands its actors to the function that it is given, and they are watched. `stop` ends the waiting."""
+    config = losses.config
+    while True:
+        watchdog = Watchdog(config.deadline_s, position)
+        try:
+            with watchdog:
+                return attempt(watchdog.look_after)
+        except RayError as error:
+            losses.survive(error, position(), watchdog.verdict, names_in(watchdog.pools))
+            await_room(roles, config.replacement_s, losses.note, stop)
+
+
+class Phase:
+    """Where work without steps stands."""
+
+    def __init__(self) -> None:
+        self.position = Position(0, "start")
+
+    def enter(self, phase: str) -> None:
+        """A phase begins."""
+        self.position = Position(0, phase, self.position.count + 1)
+
+
+def loss_of(
+    error: RayError, position: Position, verdict: Verdict | None, named: Named = lambda identity: None
+) -> Loss | None:
     """None when the error is not that of a lost process."""
     if users_error(error) is not None:
         return None
     if verdict is not None:
         return Loss(" and ".join(sorted({each.actor for each in verdict.suspects})), position, str(verdict))
-    _require_memory(error, position)
     while isinstance(error, RayTaskError) and isinstance(error.cause, RayError):
         error = error.cause  # of a task whose argument the lost process was to make
     if not isinstance(error, _LOST):
@@ -89,36 +145,9 @@ def loss_of(error: RayError, position: Position, verdict: Verdict | None) -> Los
     if isinstance(error, RayActorError) and getattr(error, "actor_init_failed", False):
         return None
     text = str(error)
-    found = _NAME.search(text)
-    return Loss(found[1] if found else _UNNAMED, position, _reason(text))
-
-
-def _require_memory(error: RayError, position: Position) -> None:
-    """Raises ResourceError where a role ran out of memory: it would again."""
-    cause: object = error
-    while isinstance(cause, RayTaskError):
-        cause = cause.cause
-    if not isinstance(error, OutOfMemoryError) and not _MEMORY.search(f"{type(cause).__name__} {cause}"):
-        return
-    found = _ACTOR.findall(str(error))
-    named = found[-1] if found else "a role"
-    raise ResourceError(
-        f"{named} ran out of memory in step {position.step}, {position.phase}; {_savings(named.partition('[')[0])}, or "
-        f"give the role more ranks or a larger node"
-    )
-
-
-def _savings(role: str) -> str:
-    """What to set lower for a role."""
-    if role == "rollout":
-        return "lower rollout.max_sequences, rollout.kv_cache_gib or rollout.gpu_memory_fraction"
-    if role in ("policy", "critic"):
-        return f"lower {role}.micro_batch_tokens, or set {role}.gradient_checkpointing or a higher {role}.zero.stage"
-    if role == "reference" or role == "reward":
-        return f"lower {role}.micro_batch_tokens"
-    if role.startswith("reward."):
-        return f"lower micro_batch_tokens of reward.parts.{role.removeprefix('reward.')}"
-    return "lower rollout.prompts_per_step or rollout.max_new_tokens"
+    found, identity = _NAME.search(text), _IDENTITY.search(text)
+    who = found[1] if found else named(identity[0]) if identity else None
+    return Loss(who or _UNNAMED, position, _reason(text))
 
 
 def _reason(text: str) -> str:

@@ -18,6 +18,7 @@ from rlhf.batch import PromptBatch, joined
 from rlhf.interfaces import Collected, Kept, ScoredRollout
 from rlhf.metrics import Metrics, merge
 from rlhf.sampling.vllm_engine import Sampling
+from rlhf.sound import SoundDirectory
 
 
 class RemoteRollout:
@@ -153,7 +154,7 @@ class RemoteTrained:
     def save(self, directory: Path) -> Pending[None]:
         return self.pool.call_all("save", directory)
 
-    def load(self, directory: Path) -> Pending[None]:
+    def load(self, directory: SoundDirectory) -> Pending[None]:
         return self.pool.call_all("load", directory)
 
 
@@ -195,7 +196,7 @@ class NoCritic:
     def save(self, directory: Path) -> Pending[None]:
         return Pending([], lambda _: None)
 
-    def load(self, directory: Path) -> Pending[None]:
+    def load(self, directory: SoundDirectory) -> Pending[None]:
         return Pending([], lambda _: None)
 
 

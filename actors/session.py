@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.address import require_head
 from rlhf.errors import ConfigError, ResourceError
+from rlhf.termination import ends_process
 
 if TYPE_CHECKING:
     from rlhf.stage import ClusterConfig
@@ -41,6 +42,7 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
             yield
         return
     _initialise(config, address)
+    ends_process()
     try:
         with users_errors_unwrapped():
             yield
@@ -57,14 +59,28 @@ def _initialise(config: ClusterConfig, address: str | None) -> None:
         if address is not None:
             ray.init(address=address, **quiet)
             return
-        ray.init(
+        started = ray.init(
             address="local", num_cpus=config.cpus, include_dashboard=config.dashboard, dashboard_host="127.0.0.1",
             object_store_memory=int(config.object_store_gib * GIB), **quiet,
         )
+        if config.dashboard:
+            _announce(started.dashboard_url, Path(started.address_info["session_dir"]))
     except (ConnectionError, TimeoutError, ray.exceptions.RayError) as error:
         raise ResourceError(f"no connection to Ray at {address or 'this machine'}: {_first_line(error)}") from None
     except ValueError as error:
         raise ConfigError(f"cluster: Ray refuses these settings: {_first_line(error)}") from None
+
+
+def _announce(url: str, session: Path) -> None:
+    """Say where the dashboard is. The token that it asks for goes into a file for this user alone, and into no log."""
+    token = os.environ.get("RAY_AUTH_TOKEN")
+    if os.environ.get("RAY_AUTH_MODE") != "token" or token is None:
+        print(f"dashboard  http://{url}", flush=True)
+        return
+    path = session / "dashboard_token"
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as stream:
+        stream.write(token)
+    print(f"dashboard  http://{url}  (it asks for a token: cat {path})", flush=True)
 
 
 def _first_line(error: Exception) -> str:
@@ -81,6 +97,11 @@ def _prepare_environment(starts: bool) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
+    # Each role's process has an environment of its own: what Ray starts ahead of any work would never get any.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    if starts:
+        # Ray's name for "no other machine will join": its node is 127.0.0.1, and all its servers listen there alone.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if starts and "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

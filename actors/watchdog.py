@@ -31,14 +31,18 @@ class Verdict:
 class Watchdog:
     """A thread, inside its block. `position` is what changes while the run goes on; when it has not for `deadline_s`,
     the actors whose calls are under way are ended: those of them that are stopped processes of this machine, where
-    there are any, else all.
+    there are any, else all. Time is read from `clock` alone.
     """
 
-    def __init__(self, deadline_s: float, position: Callable[[], Any]) -> None:
+    def __init__(
+        self, deadline_s: float, position: Callable[[], Any], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.pools: Mapping[str, Pool] = {}
         self.deadline_s = deadline_s
         self.position = position
+        self.clock = clock
         self.verdict: Verdict | None = None
+        self._seen, self._since = position(), clock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -54,26 +58,35 @@ class Watchdog:
         self._over.set()
         self._thread.join()
 
+    @property
+    def every_s(self) -> float:
+        """Seconds from one look to the next."""
+        return self.deadline_s / _LOOKS_PER_DEADLINE
+
+    def look(self) -> None:
+        """Act where the run has stood still for longer than the deadline; the thread looks at regular times."""
+        now, position = self.clock(), self.position()
+        if position != self._seen:
+            self._seen, self._since = position, now
+        elif now - self._since > self.deadline_s:
+            self._act(now - self._since)
+            self._since = self.clock()
+
     def _watch(self) -> None:
-        last, since = self.position(), time.monotonic()
-        while not self._over.wait(self.deadline_s / _LOOKS_PER_DEADLINE):
-            now = self.position()
-            if now != last:
-                last, since = now, time.monotonic()
-            elif time.monotonic() - since > self.deadline_s:
-                self._act(time.monotonic() - since)
-                since = time.monotonic()
+        while not self._over.wait(self.every_s):
+            self.look()
 
     def _act(self, seconds: float) -> None:
-        waiting = {each.actor: each for pool in self.pools.values() for each in pool.under_way()}
-        located = {each.actor: each for pool in self.pools.values() for each in pool.located()}
+        pools = list(self.pools.values())
+        waiting = {each.actor: each for pool in pools for each in pool.under_way()}
+        located = {each.actor: each for pool in pools for each in pool.located()}
         stopped = [each for name, each in {**located, **waiting}.items() if _is_stopped(each)]
         suspects = stopped or list(waiting.values())
         if not suspects:
             return
         self.verdict = Verdict(suspects, seconds)
         for each in suspects:
-            ray.kill(each.handle)
+            each.end()
 
 
 def _is_stopped(call: UnderWay) -> bool:

@@ -27,7 +27,7 @@ def learner(ray_cluster: str, tiny_models: Any, tmp_path_factory: pytest.TempPat
     })
     work: Path = tmp_path_factory.mktemp("work")
     actor = ray.remote(PolicyProcess).options(num_cpus=0).remote(0, config, 0, work)
-    ray.get(actor.join.remote(*ray.get(actor.address.remote())))
+    ray.get(actor.join.remote(*ray.get(actor.meeting_place.remote())))
     yield actor
     ray.kill(actor)
 

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 import pytest
 
 from actors.pool import Pending, Pool
+from actors.title import Titled
 from actors.watchdog import Watchdog
 
-pytestmark = pytest.mark.timeout(120)
 
-
-class Sleeper:
+class Sleeper(Titled):
     """An actor whose calls last as long as they are told."""
 
     def place(self) -> tuple[int, str]:

@@ -16,13 +16,15 @@ import torch
 from actors.ipc_sync import EngineClient
 from actors.pool import Pool
 from actors.residency import SharedDevices, SyncOnSharedDevices
+from actors.title import Titled
 from actors.weight_sync import SYNCS, weight_sync
 from rlhf.ppo.config import WeightSyncConfig
 from rlhf.sampling.weight_transfer import TransferGroup, WeightInfo
+from tests.limits import HANG_S
 
 WEIGHTS = [("model.embed_tokens.weight", torch.arange(6.0).reshape(2, 3)), ("lm_head.weight", torch.ones(2, 3))]
 NAMES = [name for name, _ in WEIGHTS]
-WAIT = timedelta(seconds=60)
+WAIT = timedelta(seconds=HANG_S)
 
 
 def store(group: TransferGroup, server: bool) -> torch.distributed.TCPStore:
@@ -31,7 +33,7 @@ def store(group: TransferGroup, server: bool) -> torch.distributed.TCPStore:
     )
 
 
-class Noting:
+class Noting(Titled):
     """Notes what it is told to do, and fails where it is told to."""
 
     def __init__(self, rank: int) -> None:

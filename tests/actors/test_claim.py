@@ -1,0 +1,50 @@
+"""An unfinished run may be gone on from over other resources, and not under another config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from actors.claim import claim
+from rlhf.context import RunContext
+from rlhf.errors import RunError
+from rlhf.ppo.config import PPOConfig
+from rlhf.progress import LineProgress
+from tests.ppo import fakes
+
+
+def claimed(root: Path, **changes: object) -> Path:
+    config: PPOConfig = fakes.config(**changes)
+    context = RunContext("ppo", root / "ppo", "hash", {"prompts": "abc"}, LineProgress())
+    claim(context, config)
+    return context.work
+
+
+@pytest.mark.parametrize("state", ["checkpoints/step_000002", "rollouts/step_000001.parquet"])
+def test_other_resources_are_the_same_run_and_other_steps_are_not(tmp_path: Path, state: str) -> None:
+    work = claimed(tmp_path)
+    (work / state).mkdir(parents=True)
+    before = json.loads((work / "claim.json").read_text())
+    policy = {"model": "somewhere", "resources": {"ranks": 2, "strategy": "SPREAD"}, "micro_batch_tokens": 77}
+    assert claimed(tmp_path, policy=policy, deadline_s=5.0) == work and (work / state).is_dir()
+    with pytest.raises(RunError, match="holds an unfinished run that differs in steps; give this run another output"):
+        claimed(tmp_path, steps=99)
+    assert (work / state).is_dir() and json.loads((work / "claim.json").read_text()) == before
+
+
+def test_a_run_that_has_kept_nothing_gives_way(tmp_path: Path) -> None:
+    work = claimed(tmp_path)
+    (work / "metrics.jsonl").write_text("")
+    claimed(tmp_path, steps=99)
+    assert not (work / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe{", b"[1, 2]", b"{}", b'{"config": 1, "inputs": {}}', b"null"])
+def test_a_claim_that_cannot_be_read_is_named(tmp_path: Path, content: bytes) -> None:
+    path = claimed(tmp_path) / "claim.json"
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"claim\.json: damaged, so it is not known whose run this is; delete "):
+        claimed(tmp_path)
+    assert path.read_bytes() == content
