@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -31,11 +32,17 @@ class Config(BaseModel):
         """`steps: yes` would be one step. As a word it is refused, at its own path beside all other problems."""
         if not isinstance(content, Mapping):
             return content
-        numbers = {name for name, field in cls.model_fields.items() if _wants_number(field)}
+        numbers = _number_keys(cls)
         return {
             key: str(value).lower() if isinstance(value, bool) and key in numbers else value
             for key, value in content.items()
         }
+
+
+@cache
+def _number_keys(section: type[BaseModel]) -> frozenset[str]:
+    """The keys of a section that hold a number; one plan validates thousands of configs."""
+    return frozenset(name for name, field in section.model_fields.items() if _wants_number(field))
 
 
 def _wants_number(field: FieldInfo) -> bool:
@@ -79,7 +86,10 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        said = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{place}: not valid YAML: {said}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not readable as a config file (nested too deep)") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -169,7 +179,8 @@ def _describe(model: type[BaseModel], item: Mapping[str, Any], prefix: str) -> s
         return f"{path}.kind: required, but not given; one of {', '.join(sorted(_tags(_annotation(model, location))))}"
     if kind == "union_tag_invalid":
         known = details["expected_tags"].replace("'", "").split(", ")
-        return f"{path}.kind: '{details['tag']}' is unknown{suggestion(details['tag'], known)}"
+        tag = details["tag"]
+        return f"{path}.kind: {_short(tag)} is unknown{suggestion(tag, known)}"
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if kind == "value_error" and not path:
         return message

@@ -5,27 +5,60 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from rlhf.config import models_in
 
 
-def describe(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+@dataclass(frozen=True)
+class Key:
+    """A key, or a section with keys of its own (`is_section`), which has one entry for each of its kinds."""
+
+    path: str  # dotted; NAME stands for a name of the user's own, 0 for a place in a list
+    type: str
+    default: str | None  # None: required
+    meaning: str
+    is_section: bool = False
+
+    def __str__(self) -> str:
+        default = " (required)" if self.default is None else f" = {self.default}"
+        if self.is_section:
+            return f"{self.path}:{default if self.default in (None, 'null') else ''}  # {self.meaning}"
+        return f"{self.path}: {self.type}{default}" + (f"   {self.meaning}" if self.meaning else "")
+
+
+def describe(model: type[BaseModel]) -> Iterator[str]:
     """`path: type = default   meaning`, sections followed by their keys."""
+    return map(str, keys(model))
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> Iterator[Key]:
+    """Every key of a config in the order of its fields, sections before their keys."""
     for name, field in model.model_fields.items():
-        path = f"{prefix}{name}"
         sections = models_in(field.annotation)
         if not sections:
-            yield f"{path}: {_type(field.annotation)}{_default(field)}{_meaning(field.description)}"
-            continue
+            yield Key(f"{prefix}{name}", _type(field.annotation), _default(field), field.description or "")
         for section in sections:
-            first_line = (section.__doc__ or "").strip().split("\n")[0]
-            required = " (required)" if field.is_required() and len(sections) == 1 else ""
-            yield f"{path}:{required}  # {first_line}"
-            yield from describe(section, f"{path}.")
+            yield from _section(f"{prefix}{name}", section, field, alone=len(sections) == 1)
+
+
+def _section(path: str, section: type[BaseModel], field: FieldInfo, alone: bool) -> Iterator[Key]:
+    path += _within(field.annotation)
+    default = _default(field) if alone or not field.is_required() else ""
+    first_line = (section.__doc__ or "").strip().split("\n")[0]
+    meaning = f"{first_line.removesuffix('.')}; {field.description}" if field.description else first_line
+    yield Key(path, "section", default, meaning, is_section=True)
+    yield from keys(section, f"{path}.")
+
+
+def _within(annotation: Any) -> str:
+    """What stands between a key and the keys of its sections, where it holds several."""
+    return {dict: ".NAME", list: ".0"}.get(get_origin(annotation), "")
 
 
 def _type(annotation: Any) -> str:
@@ -47,12 +80,8 @@ def _type(annotation: Any) -> str:
     return known.get(annotation, getattr(annotation, "__name__", str(annotation)).lower())
 
 
-def _default(field: Any) -> str:
+def _default(field: FieldInfo) -> str | None:
     if field.is_required():
-        return " (required)"
+        return None
     value = to_jsonable_python(field.get_default(call_default_factory=True))
-    return f" = {value}" if isinstance(value, str) else f" = {json.dumps(value, ensure_ascii=False)}"
-
-
-def _meaning(description: str | None) -> str:
-    return f"   {description}" if description else ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,14 @@ from pydantic import Field
 
 from rlhf import artifacts, unfinished
 from rlhf.artifacts import Artifact
-from rlhf.config import Config, ConfigT, dump, suggestion, validate
+from rlhf.config import Config, suggestion, validate
 from rlhf.context import RunContext, work_of
-from rlhf.errors import ConfigError, DataError, RunError, UserError
-from rlhf.lock import LOCK, locked
+from rlhf.errors import ConfigError, DataError, RunError
+from rlhf.events import Remembering
+from rlhf.ownership import config_beside, own
 from rlhf.progress import Progress
-from rlhf.stage import ClusterConfig, NamedInput, StageConfig, inputs, located, resolve_references
+from rlhf.stage import ClusterConfig, Directory, NamedInput, StageConfig, inputs, located, resolve_references
 
-CONFIG = "config.yaml"
 FILE_ENDINGS = (".jsonl", ".json", ".gz", ".txt", ".csv", ".parquet", ".yaml")
 
 
@@ -48,10 +46,10 @@ class Job:
 class PipelineConfig(Config):
     """A run directory and its stages, in the order in which they run."""
 
-    run_dir: Path = Field(description="directory of the run; every stage publishes a directory below it")
+    run_dir: Directory = Field(description="directory of the run; every stage publishes a directory below it")
     seed: int = Field(0, ge=0, description="seed of every stage that does not set its own")
     cluster: ClusterConfig = ClusterConfig()
-    sources: dict[str, Path] = Field({}, description="name → directory of your own, for references `@name/file`")
+    sources: dict[str, Directory] = Field({}, description="name → directory of your own, for references `@name/file`")
     stages: dict[str, dict[str, Any]] = Field(min_length=1, description="stage name → its config without output")
 
 
@@ -110,6 +108,8 @@ def _input_problem(item: NamedInput, before: Sequence[Job], rest: Sequence[Job])
     if maker is not None:
         which = "this very stage" if maker is rest[0] else f"stage '{maker.name}', which runs later,"
         return f"{value} is what {which} publishes; read what an earlier stage has published"
+    if Path(value).absolute() == Path("/"):
+        return "/ is the root of the file system; name a file or directory of your own"
     return None if Path(value).exists() or is_on_hub(item) else _absent(item)
 
 
@@ -133,6 +133,8 @@ def _output_problem(job: Job) -> str | None:
 
 def require_own_directory(path: Path) -> None:
     """A published artifact replaces what stood in its place, so that must be an artifact or nothing. RunError else."""
+    if path.is_symlink() and not path.exists():
+        raise RunError(f"output: {path} is a link to nothing; name a directory")
     if path.resolve().name == "" or path.name in ("", ".."):
         raise RunError(f"output: {path} is no directory of the stage's own; name a new one")
     if path.exists() and not path.is_dir():
@@ -147,51 +149,19 @@ def run_job(job: Job, progress: Progress) -> float | None:
     Returns the seconds that it took, None when it was skipped.
     """
     context = RunContext(
-        job.name, job.config.output, artifacts.digest(job.config.identity()), fingerprints(job.config), progress
+        job.name, job.config.output, artifacts.digest(job.config.identity()), fingerprints(job.config),
+        Remembering(progress, work_of(job.config.output)),
     )
     existing = context.existing()
     if existing is not None:
         progress.note(f"{job.name}: up to date ({context.directory})")
         return None
     started = time.perf_counter()
-    with _locked(context), _config_beside(context.work, job.config):
+    with own(context.work, context.progress.note), config_beside(context.work, job.config):
         job.run(located(job.config), context)
     seconds = time.perf_counter() - started
     progress.note(f"{job.name}: done in {seconds:.0f} s ({context.directory})")
     return seconds
-
-
-@contextmanager
-def _locked(context: RunContext) -> Iterator[None]:
-    """The work directory for this process alone; one that nothing was written to does not stay."""
-    is_new = not context.work.exists()
-    try:
-        with locked(context.work, context.progress.note):
-            yield
-    except UserError:
-        if is_new and {path.name for path in context.work.iterdir()} <= {CONFIG, LOCK}:
-            shutil.rmtree(context.work)
-        raise
-    except OSError as error:
-        if context.work.is_dir():
-            raise
-        raise RunError(
-            f"{context.work}: not writable ({error.strerror}); give another output directory"
-        ) from None
-
-
-@contextmanager
-def _config_beside(work: Path, config: StageConfig) -> Iterator[None]:
-    """The resolved config lies in the work directory, unless the stage refuses it: that one is another run's."""
-    path = work / CONFIG
-    before = path.read_bytes() if path.is_file() else None
-    write_config(work, config)
-    try:
-        yield
-    except RunError:
-        if before is not None:
-            path.write_bytes(before)
-        raise
 
 
 def fingerprints(config: StageConfig) -> dict[str, str]:
@@ -200,12 +170,20 @@ def fingerprints(config: StageConfig) -> dict[str, str]:
     for item in inputs(config):
         path = Path(item.value)
         if path.exists():
-            found[item.key] = artifacts.input_fingerprint(path)
+            found[item.key] = _fingerprint(item.key, path)
         elif is_on_hub(item):
             found[item.key] = f"hub:{item.value}"
         else:
             raise DataError(f"{item.key}: {_absent(item)}")
     return found
+
+
+def _fingerprint(key: str, path: Path) -> str:
+    try:
+        return artifacts.input_fingerprint(path)
+    except OSError as error:  # it may also have vanished meanwhile
+        where = error.filename or path
+        raise DataError(f"{key}: {where}: not readable ({error.strerror}); it is needed to know this input") from None
 
 
 def _absent(item: NamedInput) -> str:
@@ -223,12 +201,3 @@ def is_hub_name(value: str) -> bool:
     parts = value.split("/")
     looks_like_path = value.startswith((".", "~")) or value.endswith(FILE_ENDINGS) or Path(parts[0]).is_dir()
     return len(parts) == 2 and all(parts) and not looks_like_path
-
-
-def write_config(directory: Path, config: ConfigT) -> None:
-    """Write the resolved config, every default spelled out. Raises RunError when the directory cannot be written."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / CONFIG).write_text(dump(config), encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{directory}: not writable ({error.strerror}); give another output directory") from None

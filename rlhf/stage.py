@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from rlhf.config import Config
 from rlhf.errors import ConfigError
+
+PathT = TypeVar("PathT", str, Path)
+_LONGEST_NAME, _LONGEST_PATH = 255 - len(".checkpoints.draft"), 4000  # bytes, with room for what is put to them
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,23 @@ class InputMarker:
     hub: bool = False
 
 
-Input = Annotated[str, InputMarker()]
-ModelInput = Annotated[str, InputMarker(hub=True)]
+def possible(path: PathT) -> PathT:
+    """The path itself. Raises ValueError for what no file system can hold, which then needs to be asked no more."""
+    text = str(path)
+    if not text or "\x00" in text:
+        raise ValueError("should be a path")
+    try:
+        longest = max(len(part) for part in text.encode().split(b"/"))
+    except UnicodeEncodeError:
+        raise ValueError("should be a path in UTF-8") from None
+    if longest > _LONGEST_NAME or len(text.encode()) > _LONGEST_PATH:
+        raise ValueError(f"should be a path of at most {_LONGEST_PATH} bytes, {_LONGEST_NAME} in each name")
+    return path
+
+
+Directory = Annotated[Path, AfterValidator(possible)]
+Input = Annotated[str, InputMarker(), AfterValidator(possible)]
+ModelInput = Annotated[str, InputMarker(hub=True), AfterValidator(possible)]
 """A model or tokenizer: a directory, or a hub name (owner/name)."""
 
 
@@ -53,13 +71,24 @@ class ClusterConfig(Config):
 class StageConfig(Config):
     """Base of every stage's config."""
 
-    output: Path = Field(description="directory that the stage publishes")
+    output: Directory = Field(description="directory that the stage publishes")
     seed: int = Field(0, ge=0, description="seed of everything random in the stage")
     cluster: ClusterConfig = ClusterConfig()
 
     def identity(self) -> dict[str, Any]:
         """What makes the artifact what it is: everything but where it is written and where it is made."""
         return self.model_dump(mode="json", exclude={"output", "cluster"})
+
+
+class ActorStageConfig(StageConfig):
+    """Base of the configs of stages that start actors of their own, and survive their loss."""
+
+    deadline_s: float = Field(
+        1800.0, gt=0, description="seconds without a phase's end after which a role that does not answer is given up"
+    )
+    replacement_s: float = Field(
+        900.0, ge=0, description="seconds to wait for a node to come after a loss that has left too little room"
+    )
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -113,7 +142,7 @@ def _marker_within(annotation: Any) -> InputMarker | None:
 def resolve_references(raw: Any, places: Mapping[str, Path], key: str = "") -> Any:
     """Replace every string `@name/file` in a raw config by the file's path in the place of that name.
 
-    Raises ConfigError, with the key, for a name that is no place.
+    Raises ConfigError, with the key, for a name that is no place, and for a file that is not below it.
     """
     if isinstance(raw, str):
         return _resolve(raw, places, key) if raw.startswith("@") else raw
@@ -131,4 +160,6 @@ def _resolve(reference: str, places: Mapping[str, Path], key: str) -> str:
             f"{key}: '{reference}' refers to '{name}', which is neither a stage nor a source of this pipeline "
             f"(known: {', '.join(places)}); add the stage, or give sources.{name}=DIRECTORY"
         )
+    if rest.startswith("/") or ".." in rest.split("/"):
+        raise ConfigError(f"{key}: '{reference}' leads out of '{name}'; write @{name}/FILE, or a path without @")
     return str(places[name] / rest) if rest else str(places[name])

@@ -51,6 +51,9 @@ class SourceConfig(Config):
     max_records: int | None = Field(None, gt=0, description="records (of text: documents) read at most")
 
 
+_LIMITS = ("max_prompt", "max_preference_prompt", "max_response")
+
+
 class FilesConfig(Config):
     """Real data. Exact duplicates and empty records are left out; lengths are in characters."""
 
@@ -139,7 +142,11 @@ def _write_one(path: Path, items: Iterable[Any]) -> int:
     """One file; raises DataError when a split came out empty, so that no later stage trains on nothing."""
     count = write_jsonl(path, (_plain(item) for item in items))
     if not count:
-        raise DataError(f"{path.name}: no record is left for it; give more data, or raise its share or length limits")
+        raise DataError(
+            f"{path.name}: no record is left for it; give more data, or raise source.validation, source.heldout or the "
+            f"length limits ({', '.join(f'source.{key}' for key in _LIMITS)}); plain text becomes more "
+            "documents with a lower source.document_size"
+        )
     return count
 
 

@@ -40,6 +40,7 @@ def run(config: PretrainConfig, context: RunContext) -> Artifact:
     """
     from rlhf.data.encoding import encode_blocks
     from rlhf.data.schemas import text_record
+    from rlhf.plan.refusal import require_memory
     from rlhf.training.inputs import by_language, counts, read_all, store
     from rlhf.training.jobs import TrainJob
     from rlhf.training.publication import publish
@@ -49,6 +50,7 @@ def run(config: PretrainConfig, context: RunContext) -> Artifact:
     texts = [item.text for item in read_all(config.train, text_record)]
     validation_records = by_language(read_all(config.validation, text_record))
     tokenizer = _tokenizer(config)
+    require_memory("pretrain", config, context.progress.note)
     Random(config.seed).shuffle(texts)
     training_set = encode_blocks(tokenizer, texts, config.block_length)
     validation_set = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
 from rlhf import artifacts
@@ -13,7 +11,7 @@ from rlhf.report import collect
 from rlhf.report.headline import headline
 from rlhf.report.page import render
 from rlhf.report.transcripts import Limits
-from rlhf.stage import Input, StageConfig
+from rlhf.stage import Directory, Input, StageConfig
 
 PAGE = "report.html"
 
@@ -21,7 +19,7 @@ PAGE = "report.html"
 class ReportConfig(StageConfig):
     """What the report reads, and how much of it the page holds."""
 
-    run_dir: Path = Field(description="directory of the run: of a pipeline, or of a single stage")
+    run_dir: Directory = Field(description="directory of the run: of a pipeline, or of a single stage")
     artifacts: tuple[Input, ...] = Field((), description="artifacts whose change makes the report out of date")
     max_prompts: int = Field(2000, ge=1, description="most prompts in the browser of transcripts, per source")
     max_characters: int = Field(8000, ge=100, description="most characters of a prompt or a response in the page")

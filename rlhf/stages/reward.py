@@ -29,6 +29,7 @@ def run(config: RewardConfig, context: RunContext) -> Artifact:
     """
     from rlhf.data.encoding import encode_pairs, longer_is_better
     from rlhf.data.schemas import preference_record
+    from rlhf.plan.refusal import require_memory
     from rlhf.training.inputs import by_language, chat_tokenizer, counts, read_all, store
     from rlhf.training.jobs import TrainJob
     from rlhf.training.publication import publish
@@ -38,6 +39,7 @@ def run(config: RewardConfig, context: RunContext) -> Artifact:
     train_records = read_all(config.train, preference_record)
     validation_records = by_language(read_all(config.validation, preference_record))
     tokenizer = chat_tokenizer(config.model, config.tokenizer, config.max_length)
+    require_memory("reward", config, context.progress.note)
     training_set = encode_pairs(tokenizer, train_records, config.max_length)
     validation_set = {
         lang: encode_pairs(tokenizer, items, config.max_length) for lang, items in validation_records.items()

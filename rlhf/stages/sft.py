@@ -29,6 +29,7 @@ def run(config: SftConfig, context: RunContext) -> Artifact:
     from rlhf.data.encoding import encode_conversations
     from rlhf.data.schemas import instruction_record
     from rlhf.models.loading import training_template
+    from rlhf.plan.refusal import require_memory
     from rlhf.training.inputs import by_language, chat_tokenizer, counts, read_all, store
     from rlhf.training.jobs import TrainJob
     from rlhf.training.publication import publish
@@ -38,6 +39,7 @@ def run(config: SftConfig, context: RunContext) -> Artifact:
     train_records = read_all(config.train, instruction_record)
     validation_records = by_language(read_all(config.validation, instruction_record))
     tokenizer = chat_tokenizer(config.model, config.tokenizer, config.max_length)
+    require_memory("sft", config, context.progress.note)
     template = training_template(tokenizer, config.tokenizer or config.model)
 
     def encode(items):
