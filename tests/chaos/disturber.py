@@ -10,37 +10,44 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.limits import HANG_S
+
 SEEN_S = 20.0  # until a call to a process that does not run any more is under way
+_IDLE_S, _SETTLED_S = 1.0, 0.5  # without any call; without another one after it
 
 
 @dataclass(frozen=True)
 class Blow:
-    """A signal to an actor at the beginning of a phase of a step (from 1)."""
+    """A signal to an actor at the beginning of a phase of a step (from 1; 0 in a stage without steps), once it has been
+    asked for `call`; for None, once nothing more seems to be asked of it."""
 
     actor: str
     step: int
     phase: str
     signal: int = signal.SIGKILL
+    call: str | None = None
 
 
 @dataclass
 class Struck:
     """A blow that was dealt: to which process, and which call it had not answered (None: it had nothing to do).
 
-    `resumed` is the step at which the run began again, `lost_s` the seconds until it was in the same phase again.
+    `again`: the actors were started again; `resumed` is the step at which the run then began, `lost_s` the seconds from
+    the blow until it was in the same phase again.
     """
 
     blow: Blow
     pid: int
     call: str | None
     at: float = field(default_factory=time.monotonic)
+    again: bool = False
     resumed: int | None = None
     lost_s: float | None = None
 
 
 @dataclass
 class Disturber:
-    """Stands in for `RunRecorder.enter` of one run. A victim is stopped when the phase begins, so that it cannot get
+    """Is told of every phase of one run. A victim is stopped when the phase begins, so that it cannot get
     through it; when a call to it is under way, or there is none for a second, it gets its signal."""
 
     blows: Sequence[Blow]
@@ -61,13 +68,18 @@ class Disturber:
         if not self.struck or self.struck[-1].lost_s is not None:
             return
         last = self.struck[-1]
-        if last.resumed is None and phase == "rollout":
+        if phase == "start":
+            last.again = True
+        elif last.again and last.resumed is None:
             last.resumed = step
-        if (step, phase) == (last.blow.step, last.blow.phase) or step > last.blow.step:
+        same = (step, phase) == (last.blow.step, last.blow.phase)
+        if last.resumed is not None and (same or step > last.blow.step):
             last.lost_s = time.monotonic() - last.at
 
     def _strike(self, blow: Blow) -> None:
         role, _, rank = blow.actor.rstrip("]").rpartition("[")
+        if not self.pools[role].located():  # one that is still starting
+            self.pools[role].locate()
         pid, _ = self.pools[role]._places[int(rank)]
         struck = Struck(blow, pid, None)
         self.struck.append(struck)
@@ -79,14 +91,28 @@ class Disturber:
         self._pending.append(thread)
 
     def _finish(self, struck: Struck, role: str) -> None:
-        began = time.monotonic()
-        while time.monotonic() - began < SEEN_S:
-            calls = {each.actor: each.method for each in self.pools[role].under_way()}
-            struck.call = calls.get(struck.blow.actor)
-            if struck.call is not None or time.monotonic() - began > 1.0:
+        if struck.blow.call is None:
+            self._settle(struck, role)
+        else:
+            while struck.call != struck.blow.call and time.monotonic() - struck.at < HANG_S:
+                struck.call = self._call(struck, role)
+                time.sleep(0.005)
+        os.kill(struck.pid, struck.blow.signal)
+
+    def _settle(self, struck: Struck, role: str) -> None:
+        """Returns once the actor has been asked for all that the driver asks it at a time, or for nothing."""
+        began = asked = time.monotonic()
+        while (now := time.monotonic()) - began < SEEN_S:
+            call = self._call(struck, role)
+            if call != struck.call:
+                struck.call, asked = call, now
+            if now - asked > (_IDLE_S if call is None else _SETTLED_S):
                 break
             time.sleep(0.005)
-        os.kill(struck.pid, struck.blow.signal)
+
+    def _call(self, struck: Struck, role: str) -> str | None:
+        """What the actor has been asked for last, and has not answered."""
+        return {each.actor: each.method for each in self.pools[role].under_way()}.get(struck.blow.actor)
 
     def join(self) -> None:
         for thread in self._pending:

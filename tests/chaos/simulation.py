@@ -1,300 +1,205 @@
-"""The real loop, collectors and checkpoints around actors that are arithmetic, and that die by a seed.
+"""The real loop, collectors, checkpoints and watchdog around actors that are arithmetic, and die or hang by a seed.
 
     .venv/bin/python -m tests.chaos.simulation 10000
 
-A seed decides the shape of a run (loop, staleness, steps, checkpoints), and, call by call, who dies; the clock is the
-number of calls. Whatever happens, the run must end with the numbers of the same run without deaths.
+A seed decides the shape of a run (loop, staleness, steps, checkpoints), and, call by call, how long it takes on a fake
+clock, who dies, and who never answers. Whatever happens, the run must end with the numbers of the same run without it.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlhf.batch import Prompt, PromptBatch
-from rlhf.interfaces import Collected
-from rlhf.metrics import Max, Mean, Metrics
+from ray.exceptions import RayError
+
+from actors.recovery import Losses
+from actors.watchdog import Watchdog
+from rlhf.batch import Prompt
+from rlhf.errors import RunError
+from rlhf.interfaces import Position
 from rlhf.ppo.ahead import AfterRollouts, Ahead
 from rlhf.ppo.collect import SampleAndScore
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.loop import Roles, train
+from rlhf.ppo.loop import LoopState, Roles, train
 from rlhf.ppo.prompts import PromptStream
 from rlhf.training.checkpoint import DirectoryCheckpoints, Keeping
+from tests.chaos.arithmetic import Engine, Learner, Maker, Shelf, Signals, Sync
+from tests.chaos.fake_clock import Beside, FakeClock
+from tests.chaos.world import ATTEMPTS, DEADLINE_S, Shape, World
 from tests.ppo import fakes
 
-ATTEMPTS = 12  # of a run; after so many nobody dies any more
+LOOKS = 2  # of the watchdog: one until it sees that a phase began, one until it sees that the deadline is over
 
 
-class Died(Exception):
-    """A process of the run is no more."""
+class Timed(fakes.FakeRecorder):
+    """Knows where the run stands, since when, and that its times are those of the fake clock."""
 
+    clock = FakeClock()
+    position = Position(0, "start")
+    since = 0.0
 
-@dataclass(frozen=True)
-class Shape:
-    """What a seed makes of a run."""
+    def enter(self, step: int, phase: str) -> None:
+        super().enter(step, phase)
+        if phase == "rollout":
+            self._began, self._took = self.clock.now, {}
+        elif step:
+            self._took[f"time/{self.position.phase}"] = self.clock.now - self.since
+        self.position, self.since = Position(step, phase, self.position.count + 1), self.clock.now
 
-    steps: int
-    staleness: int  # 0: the synchronous loop
-    every: int
-    keep: int
-    death: float  # probability of each call
-    stop: float  # probability of a SIGTERM in each step
-
-    @classmethod
-    def of(cls, seed: int) -> Shape:
-        draw = random.Random(seed)
-        return cls(
-            draw.randint(1, 7), draw.choice((0, 0, 1, 2, 3)), draw.randint(1, 4), draw.randint(1, 3),
-            draw.choice((0.02, 0.05, 0.1, 0.2)), draw.choice((0.0, 0.1)),
-        )
+    def record(self, step: int, numbers: Mapping[str, float]) -> None:
+        assert numbers["time/step"] == self.clock.now - self._began
+        assert all(numbers[f"time/{phase}"] == self._took[f"time/{phase}"] for phase in ("rollout", "score"))
+        super().record(step, numbers)
 
 
 @dataclass
-class World:
-    """One attempt of a run: its calls, counted, and who dies in which."""
+class Tally:
+    """What a run went through."""
+
+    attempts: int = 0
+    hangs: int = 0
+    diagnoses: int = 0
+    seconds: float = 0.0  # of the fake clock
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass
+class Run:
+    """A run in a directory; the same command goes on with it until it is done."""
 
     seed: int
-    attempt: int
-    death: float
-    clock: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    shape: Shape
+    directory: Path
+    is_disturbed: bool
+    recorder: Timed = field(default_factory=Timed)
+    tally: Tally = field(default_factory=Tally)
 
-    def call(self, who: str, step: int, work: Callable[[], Any] = lambda: None) -> Handle:
-        return Handle(self, who, step, work)
+    def to_the_end(self) -> list[tuple[int, dict[str, float]]]:
+        """Its rows."""
+        while (state := self._command()) is None or state.step < self.shape.steps:
+            assert self.tally.attempts <= ATTEMPTS, f"seed {self.seed}: not done after {self.tally.attempts} attempts"
+        return self.recorder.rows
 
-    def dies(self, who: str, step: int) -> bool:
-        """The same for the same call, whichever thread makes it first."""
-        with self.lock:
-            self.clock += 1
-        if self.attempt >= ATTEMPTS:
-            return False
-        return random.Random(f"{self.seed} {self.attempt} {who} {step}").random() < self.death
+    def _command(self) -> LoopState | None:
+        """As of `through_losses`. None: it ended with a diagnosis, as it must where a loss comes again, and only then.
+        """
+        losses, known = Losses(lambda said: None, "going on", config_of(self.shape)), list[tuple[Position, str]]()
+        while True:
+            world = World(self.seed, self.tally.attempts, self.shape if self.is_disturbed else None)
+            watchdog = Watchdog(DEADLINE_S, lambda: self.recorder.position, world.clock)
+            self.tally.attempts += 1
+            try:
+                return self._attempt(world, watchdog)
+            except RayError as error:
+                known.append((self.recorder.position, who(error, watchdog)))
+                try:
+                    losses.survive(error, self.recorder.position, watchdog.verdict)
+                except RunError:
+                    assert is_hopeless(known), (self.seed, known)
+                    self.tally.diagnoses += 1
+                    return None
+                assert not is_hopeless(known), (self.seed, known)
 
-
-@dataclass
-class Handle:
-    """A call: it dies before its work, after it, or not at all."""
-
-    world: World
-    who: str
-    step: int
-    work: Callable[[], Any]
-
-    def get(self) -> Any:
-        if self.world.dies(f"{self.who} before", self.step):
-            raise Died(self.who)
-        result = self.work()
-        if self.world.dies(f"{self.who} after", self.step):
-            raise Died(self.who)
-        return result
-
-
-@dataclass
-class Drawn:
-    """A rollout: what was asked, by which weights, and a number that stands for the samples."""
-
-    asked: list[str]
-    seeds: list[int]
-    version: int
-    number: float
-    handle: Handle | None = None
-
-    def get(self) -> Metrics:
-        if self.handle is not None:
-            self.handle.get()
-        return {"response/length_mean": Mean(self.number, 1.0)}
-
-
-@dataclass
-class Engine:
-    """Samples with the weights that it holds; a new one holds none."""
-
-    world: World
-    weights: float = 0.0
-    version: int = -1
-
-    def resident(self) -> Any:
-        return nullcontext()
-
-    def generate(self, batch: PromptBatch, version: int) -> Drawn:
-        asked, seeds = [prompt.id for prompt in batch.prompts], list(batch.seeds)
-        drawn = Drawn(asked, seeds, version, 0.0)
-
-        def work() -> None:
-            assert self.version == version, f"holds {self.version}, asked for {version}"
-            drawn.number = (self.weights * 31 + sum(seeds) % 1009 + sum(map(int, asked))) % 997
-
-        drawn.handle = self.world.call("engine", version * 1000 + sum(seeds) % 1000, work)
-        return drawn
-
-    def score(self, rollout: Drawn) -> Handle:
-        return self.world.call("reward", rollout.version)
-
-
-@dataclass
-class Learner:
-    """Policy or critic: one number."""
-
-    world: World
-    name: str
-    weight: float = 1.0
-
-    def logprobs(self, rollout: Drawn) -> Handle:
-        return self.world.call(f"{self.name} logprobs", rollout.version)
-
-    values = logprobs
-
-    def update(self, experience: Made, step: int) -> Handle:
-        def work() -> Metrics:
-            self.weight = (self.weight * 7 + experience.number + step) % 1013
-            return {f"{self.name}/weight": Mean(self.weight, 1.0)}
-
-        return self.world.call(f"{self.name} update", step, work)
-
-    def save(self, directory: Path) -> Handle:
-        def work() -> None:
-            directory.mkdir(parents=True)
-            (directory / "weight").write_text(repr(self.weight))
-
-        return self.world.call(f"{self.name} save", 0, work)
-
-    def load(self, directory: Path) -> Handle:
-        def work() -> None:
-            self.weight = float((directory / "weight").read_text())
-
-        return self.world.call(f"{self.name} load", 0, work)
-
-
-@dataclass
-class Made:
-    """An experience: the rollout's number, and what was trained on."""
-
-    world: World
-    step: int
-    rollout: Drawn
+    def _attempt(self, world: World, watchdog: Watchdog) -> LoopState:
+        self.recorder.clock = world.clock
+        self.recorder.enter(0, "start")
+        watchdog.look_after({"all": world})  # type: ignore[dict-item]
+        world.clock.every(watchdog.every_s, partial(self._look, world, watchdog))
+        checkpoints = DirectoryCheckpoints(self.directory, Keeping(self.shape.keep, "samples"), lambda said: None)
+        roles, close = self._roles(world)
+        signals = Signals(world, random.Random(f"stop {self.seed} {world.attempt}"), self._stop)
+        try:
+            return train(config_of(self.shape), roles, checkpoints, self.recorder, signals, world.clock)
+        finally:
+            world.end()
+            close()
+            checkpoints.close()
+            world.clock.join()
+            self.tally.seconds += world.clock.now
 
     @property
-    def number(self) -> float:
-        return self.rollout.number
+    def _stop(self) -> float:
+        return self.shape.stop if self.is_disturbed else 0.0
 
-    def get(self) -> Metrics:
-        self.world.call("experience", self.step).get()
-        mark = sum(self.rollout.seeds) * 1.0
-        staleness = float(self.step - self.rollout.version)
-        return {"kl/per_response": Mean(1.0, 1.0), "samples": Mean(mark, 1.0), "staleness": Max(staleness)}
-
-
-@dataclass
-class Maker:
-    world: World
-
-    def build(self, step: int, kl_coef: float, collected: Collected, *passes: Any) -> Made:
-        return Made(self.world, step, collected.rollout)
-
-    def save_transcripts(self, step: int, experience: Made) -> Handle:
-        return self.world.call("transcripts", step)
-
-
-@dataclass
-class Sync:
-    world: World
-    policy: Learner
-    engine: Engine
-
-    def publish(self, version: int) -> Handle:
-        def work() -> None:
-            self.engine.weights, self.engine.version = self.policy.weight, version
-
-        return self.world.call("publish", version, work)
-
-
-@dataclass
-class Shelf:
-    """Rollouts as files."""
-
-    world: World
-
-    def write(self, path: Path, step: int, collected: Collected) -> Handle:
-        drawn = collected.rollout
-
-        def work() -> Metrics:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            content = [drawn.asked, drawn.seeds, drawn.version, drawn.number, collected.prompts_used]
-            path.write_text(json.dumps(content))
-            return {}
-
-        return self.world.call("store", step, work)
-
-    def read(self, path: Path) -> Collected:
-        *drawn, used = json.loads(path.read_text())
-        rollout = Drawn(*drawn)
-        return Collected(rollout, self.world.call("stored score", rollout.version), used, rollout.get())
-
-
-def simulate(seed: int, directory: Path, shape: Shape, death: float, stop: float) -> tuple[list, int]:
-    """Rows that the run recorded in the end, and how many attempts it took."""
-    config = config_of(shape)
-    recorder = fakes.FakeRecorder()
-    prompts = PromptStream([Prompt(str(k), (k,)) for k in range(11)], per_step=2, seed=seed)
-    for attempt in range(ATTEMPTS + 1):
-        world = World(seed, attempt, death)
+    def _roles(self, world: World) -> tuple[Roles, Callable[[], None]]:
         engine, policy, critic = Engine(world), Learner(world, "policy"), Learner(world, "critic")
+        prompts = PromptStream([Prompt(str(k), (k,)) for k in range(11)], per_step=2, seed=self.seed)
         collector: Any = SampleAndScore(engine, engine, prompts)
         sync: Any = Sync(world, policy, engine)
-        ahead = None
-        if shape.staleness:
-            collector = ahead = Ahead(collector, shape.staleness, shape.steps, Shelf(world))
-            sync = AfterRollouts(sync, ahead)
-        roles = Roles(collector, policy, policy, critic, Maker(world), sync)
-        checkpoints = DirectoryCheckpoints(directory, Keeping(shape.keep, "samples"), lambda said: None)
-        term = random.Random(f"stop {seed} {attempt}")
-        try:
-            state = train(config, roles, checkpoints, recorder, partial(_signalled, term, stop, attempt))
-        except Died:
-            continue
-        finally:
-            if ahead is not None:
-                ahead.close()
-                ahead._thread.shutdown(wait=True)
-            checkpoints.close()
-        if state.step == shape.steps:
-            return recorder.rows, attempt + 1
-    raise AssertionError(f"seed {seed}: not done after {ATTEMPTS + 1} attempts")
+        roles = Roles(collector, Learner(world, "reference"), policy, critic, Maker(world), sync)
+        if not self.shape.staleness:
+            return roles, lambda: None
+        ahead = Ahead(collector, self.shape.staleness, self.shape.steps, Shelf(world))
+        ahead._thread = beside = Beside(world.clock)  # type: ignore[assignment]
+
+        def close() -> None:
+            ahead.close()
+            beside.shutdown()
+
+        return replace(roles, collector=ahead, weights=AfterRollouts(sync, ahead)), close
+
+    def _look(self, world: World, watchdog: Watchdog) -> None:
+        """What the watchdog's thread does; its verdict comes at the deadline, and only where an actor hangs."""
+        still_s, before = world.clock.now - self.recorder.since, watchdog.verdict
+        hanging = {actor for actor, calls in world.calls.items() if calls[-1].hangs and calls[-1].is_under_way}
+        watchdog.look()
+        if watchdog.verdict is before:
+            assert not hanging or still_s <= DEADLINE_S + LOOKS * watchdog.every_s, (self.seed, still_s)
+            return
+        self.tally.hangs += 1
+        assert before is None and still_s > DEADLINE_S, (self.seed, still_s)
+        assert hanging and hanging <= set(world.killed), (self.seed, hanging, world.killed)
 
 
-def _signalled(draw: random.Random, probability: float, attempt: int) -> bool:
-    return attempt < ATTEMPTS and draw.random() < probability
+def who(error: RayError, watchdog: Watchdog) -> str:
+    """Who was lost."""
+    if watchdog.verdict is not None:
+        return " and ".join(sorted(suspect.actor for suspect in watchdog.verdict.suspects))
+    return str(error).partition("name: ")[2].partition("\n")[0]
+
+
+def is_hopeless(known: list[tuple[Position, str]]) -> bool:
+    """The last loss is the same as the one before it at its step, or the third there."""
+    step = known[-1][0].step or known[-1][0].phase
+    here = [(at.phase, lost) for at, lost in known if (at.step or at.phase) == step]
+    return len(here) >= 3 or (len(here) == 2 and here[0] == here[1])
 
 
 def config_of(shape: Shape) -> PPOConfig:
+    loop: dict[str, Any] = {}
+    if shape.staleness:
+        ahead = {"kind": "asynchronous", "staleness": shape.staleness}
+        loop = {"loop": ahead, "ppo": {"correction": {"kind": "token_tis"}}}
     return fakes.config(
-        steps=shape.steps, checkpoint_every=shape.every, keep_checkpoints=shape.keep, transcripts_every=3,
+        steps=shape.steps, checkpoint_every=shape.every, keep_checkpoints=shape.keep, transcripts_every=3, **loop
     )
 
 
-def check(seed: int) -> int:
-    """One seed: with deaths as without; returns the attempts that it took."""
+def check(seed: int) -> Tally:
+    """One seed: disturbed as undisturbed; returns what it went through."""
     shape = Shape.of(seed)
     with tempfile.TemporaryDirectory() as root:
-        wanted, once = simulate(seed, Path(root) / "whole", shape, 0.0, 0.0)
-        found, attempts = simulate(seed, Path(root) / "broken", shape, shape.death, shape.stop)
-        left = [path.name for path in (Path(root) / "broken").iterdir() if path.name.startswith(".")]
-    assert once == 1 and not left, (seed, left)
+        whole, broken = (Run(seed, shape, Path(root) / name, name == "broken") for name in ("whole", "broken"))
+        wanted, found = whole.to_the_end(), broken.to_the_end()
+        left = [path.name for path in broken.directory.iterdir() if path.name.startswith(".")]
+    once = Tally(attempts=1, seconds=whole.tally.seconds)
+    assert whole.tally == once and not left, (seed, whole.tally, left)
     require_sound(seed, wanted, shape)
-    assert without_time(found) == without_time(wanted), seed
-    return attempts
+    assert found == wanted, seed
+    return broken.tally
 
 
-def require_sound(seed: int, rows: list[tuple[int, Mapping[str, float]]], shape: Shape) -> None:
+def require_sound(seed: int, rows: list[tuple[int, dict[str, float]]], shape: Shape) -> None:
     """Steps monotone, each once; no sample used twice; none older than it may be."""
     assert [step for step, _ in rows] == list(range(1, shape.steps + 1)), seed
     samples = [numbers["samples"] for _, numbers in rows]
@@ -302,17 +207,14 @@ def require_sound(seed: int, rows: list[tuple[int, Mapping[str, float]]], shape:
     assert all(0 <= numbers["staleness"] <= shape.staleness for _, numbers in rows), seed
 
 
-def without_time(rows: list[tuple[int, Mapping[str, float]]]) -> list:
-    return [(step, {key: n for key, n in numbers.items() if not key.startswith("time/")}) for step, numbers in rows]
-
-
 def main() -> None:
     count, first = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    threads, attempts = threading.active_count(), 0
+    threads, tally = threading.active_count(), Tally()
     for seed in range(first, first + count):
-        attempts += check(seed)
+        tally += check(seed)
     assert threading.active_count() == threads, "threads were left"
-    print(f"{count} seeds, {attempts} attempts, all sound")
+    told = f"{tally.attempts} attempts, {tally.hangs} hangs found, {tally.diagnoses} diagnoses"
+    print(f"{count} seeds, {told}, all sound")
 
 
 if __name__ == "__main__":

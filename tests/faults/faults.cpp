@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <string>
 
 namespace {
@@ -21,7 +22,8 @@ enum Mode { kNone, kExit, kHalf, kFail };
 
 std::string root;
 int journal = -1, mode = kNone, error_number = 0;
-long counted = 0, victim = -1;
+long victim = -1;
+std::atomic<long> counted{0};  // files are synced in several threads
 
 template <typename Function>
 Function next(const char* name) {

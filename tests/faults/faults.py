@@ -11,16 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.limits import HANG_S
+
 EXIT, HALF, FAIL = 1, 2, 3  # as in faults.cpp
 SOURCE = Path(__file__).with_name("faults.cpp")
 CRASHED = 137
 
 
-def build(directory: Path) -> Path:
-    """Compile the shim."""
-    library = directory / "faults.so"
+def build(directory: Path, source: Path = SOURCE) -> Path:
+    """Compile a shim."""
+    library = directory / f"{source.stem}.so"
     compiler = os.environ.get("CXX") or shutil.which("c++") or "g++"
-    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-ldl"]
+    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return library
 
@@ -30,7 +32,7 @@ def run_with(library: Path, script: Path, *arguments: str) -> str:
     root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
-        [sys.executable, str(script), *arguments], env=environment, capture_output=True, text=True, timeout=250
+        [sys.executable, str(script), *arguments], env=environment, capture_output=True, text=True, timeout=HANG_S
     )
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     return ended.stdout
@@ -100,6 +102,34 @@ def undo_unsynced_renames(done: list[list[str]]) -> None:
     for source, target in reversed(pending):
         if os.path.exists(target) and not os.path.exists(source):
             os.rename(target, source)
+
+
+def lose_unsynced_entries(done: list[list[str]]) -> None:
+    """The same for directories: what was made or renamed in one is not there unless it was brought to disk after it."""
+    made: set[str] = set()
+    pending: list[tuple[str, str | None]] = []  # a name, and the one that it had before
+    for kind, path, other in done:
+        if kind == "rename":
+            made = {_moved(name, path, other) for name in made}
+            pending = [(_moved(name, path, other), before and _moved(before, path, other)) for name, before in pending]
+            pending.append((other, path))
+        elif kind in ("create", "mkdir") or (path not in made and os.path.dirname(path) in made):
+            made.add(path)  # or renamed by a call that no shim sees, as safetensors does: then it is seen here at first
+            pending.append((path, None))
+        elif kind == "sync":
+            pending = [(name, before) for name, before in pending if os.path.dirname(name) != path]
+    # All are named as they were at last, so a directory takes its former name after what lies in it.
+    pending.reverse()
+    pending.sort(key=lambda entry: entry[1] is not None and os.path.isdir(entry[0]))
+    for name, before in pending:
+        _lose(name, before)
+
+
+def _lose(name: str, before: str | None) -> None:
+    if before is None:
+        shutil.rmtree(name) if os.path.isdir(name) else Path(name).unlink(missing_ok=True)
+    elif os.path.exists(name) and not os.path.exists(before):
+        os.rename(name, before)
 
 
 def _moved(name: str, source: str, target: str) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,147 @@ def broken(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return stage, tree
 
 
+@dataclass(frozen=True)
+class Contradiction:
+    """Settings that do not go together, by dotted key; the sentence names all of `names`."""
+
+    settings: dict[str, Any]
+    names: tuple[str, ...]
+
+
+GRPO = {"kind": "grpo"}
+TWO = {"rollout.responses_per_prompt": 2}
+CONTRADICTIONS = (
+    Contradiction({"ppo.minibatches": 999, "rollout.prompts_per_step": 7}, ("ppo.minibatches", "responses of a step")),
+    Contradiction({"ppo.advantage": GRPO, **TWO, "critic": {"model": "m"}}, ("critic", "ppo.advantage.kind grpo")),
+    Contradiction({"ppo.advantage": {"kind": "gae"}, "critic": None}, ("critic", "ppo.advantage.kind gae")),
+    Contradiction(
+        {"ppo.advantage": GRPO, "critic": None, "rollout.responses_per_prompt": 1},
+        ("rollout.responses_per_prompt", "ppo.advantage.kind grpo"),
+    ),
+    Contradiction(
+        {"ppo.groups": {"kind": "informative"}, "rollout.responses_per_prompt": 1},
+        ("ppo.groups.kind informative", "rollout.responses_per_prompt"),
+    ),
+    Contradiction(
+        {"ppo.groups": {"kind": "informative"}, **TWO, "ppo.advantage": {"kind": "remax"}, "critic": None},
+        ("ppo.groups.kind informative", "ppo.advantage.kind remax"),
+    ),
+    Contradiction(
+        {"ppo.correction": {"kind": "token_tis"}, "rollout.top_p": 0.9}, ("ppo.correction.kind token_tis", "top_p"),
+    ),
+    Contradiction(
+        {"ppo.correction": {"kind": "icepop"}, "rollout.top_k": 5}, ("ppo.correction.kind icepop", "top_k"),
+    ),
+    Contradiction(
+        {"reward.length_penalty": {"kind": "soft_overlong", "buffer": 64}, "rollout.max_new_tokens": 8},
+        ("reward.length_penalty.buffer", "rollout.max_new_tokens"),
+    ),
+    Contradiction(
+        {"ppo.advantage": {"kind": "reinforce_pp"}, "critic": None, "ppo.critic_warmup_steps": 2},
+        ("ppo.critic_warmup_steps", "critic"),
+    ),
+    Contradiction({"steps": 3, "ppo.critic_warmup_steps": 3}, ("ppo.critic_warmup_steps", "steps")),
+    Contradiction(
+        {"ptx": {"texts": ["t"], "blocks_per_step": 3}, "policy.resources.ranks": 2},
+        ("ptx.blocks_per_step", "policy.resources.ranks"),
+    ),
+    Contradiction({"ptx": {"texts": ["t"]}, "rollout.temperature": 0.5}, ("ptx", "rollout.temperature")),
+    Contradiction({"policy.lora": {"rank": 2}, "policy.frozen_layers": 1}, ("policy.lora", "policy.frozen_layers")),
+    Contradiction(
+        {"ppo.advantage": {"kind": "remax"}, "critic": None, "reward.normalise": {"kind": "batch"}},
+        ("normalise.kind batch", "ppo.advantage.kind remax"),
+    ),
+    Contradiction({"loop": {"kind": "asynchronous"}}, ("loop.kind asynchronous", "ppo.correction.kind")),
+    Contradiction(
+        {"loop": {"kind": "asynchronous"}, "ppo.correction": {"kind": "token_tis"}, "rollout.sleep": True},
+        ("loop.kind asynchronous", "rollout.sleep"),
+    ),
+    Contradiction(
+        {"rollout.sleep": True, "ppo.groups": {"kind": "informative"}, **TWO},
+        ("rollout.sleep", "ppo.groups.kind informative"),
+    ),
+    Contradiction(
+        {"rollout.sleep": True, "ppo.advantage": {"kind": "remax"}, "critic": None},
+        ("rollout.sleep", "ppo.advantage.kind remax"),
+    ),
+    Contradiction(
+        {"ppo.advantage": {"kind": "reinforce_pp"}, "critic": None, "reference.resources.share": "critic"},
+        ("reference.resources.share", "no critic"),
+    ),
+    Contradiction(
+        {"critic.resources": {"share": "policy", "ranks": 2}, "policy.resources.ranks": 1},
+        ("critic.resources.ranks", "policy"),
+    ),
+    Contradiction({"rollout.sleep": True, "rollout.resources.gpus": 0}, ("rollout.sleep", "rollout.resources.gpus")),
+    Contradiction(
+        {"rollout.tensor_parallel": 2, "rollout.resources.gpus": 1},
+        ("rollout.tensor_parallel", "rollout.resources.gpus"),
+    ),
+    Contradiction(
+        {"policy.zero": {"stage": 2, "offload_during_rollout": True}, "rollout.resources.gpus": 1,
+         "policy.resources.gpus": 1, "rollout.sleep": False},
+        ("policy.zero.offload_during_rollout", "rollout.sleep"),
+    ),
+    Contradiction(
+        {"policy.zero": {"stage": 0, "offload_optimizer": True}}, ("policy.zero", "offload_optimizer", "stage")
+    ),
+    Contradiction(
+        {"policy.zero": {"stage": 3, "offload_during_rollout": True}},
+        ("policy.zero", "offload_during_rollout", "stage"),
+    ),
+    Contradiction(
+        {"rollout.weight_sync.kind": "nccl", "rollout.resources.gpus": 0},
+        ("rollout.weight_sync.kind nccl", "rollout.resources.gpus"),
+    ),
+    Contradiction(
+        {"rollout.weight_sync.kind": "nccl", "rollout.resources": {"gpus": 1}, "policy.resources.gpus": 0},
+        ("rollout.weight_sync.kind nccl", "policy.resources.gpus"),
+    ),
+    Contradiction(
+        {"rollout.weight_sync.kind": "cuda_ipc", "rollout.resources": {"gpus": 1}, "policy.resources.gpus": 1},
+        ("rollout.weight_sync.kind cuda_ipc", "rollout.resources.share"),
+    ),
+    Contradiction(
+        {"policy.precision": "bfloat16", "rollout.weight_sync.max_gap": 1e-4},
+        ("rollout.weight_sync.max_gap", "policy.precision bfloat16"),
+    ),
+)
+HARMLESS = {
+    "seed": st.integers(0, 99), "checkpoint_every": st.integers(1, 9), "ppo.epochs": st.integers(1, 3),
+    "policy.optimizer.learning_rate": st.floats(1e-7, 1e-3), "ppo.entropy_coef": st.floats(0.0, 0.1),
+    "transcripts_rows": st.integers(1, 64),
+}
+
+
+def plain_ppo() -> dict[str, Any]:
+    """A config on CPUs to which every contradiction is the only thing that is wrong."""
+    model = {"model": "somewhere"}
+    return {
+        "output": "out", "prompts": "prompts.jsonl", "steps": 5, "policy": dict(model), "critic": dict(model),
+        "reference": dict(model), "reward": dict(model), "rollout": {"prompts_per_step": 8},
+    }
+
+
+def put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key."""
+    *above, last = key.split(".")
+    for name in above:
+        tree = tree.setdefault(name, {})
+    tree[last] = copy.deepcopy(value)
+
+
+@st.composite
+def contradictory(draw: st.DrawFn) -> tuple[dict[str, Any], Contradiction]:
+    """A contradiction in a config of which other settings are drawn."""
+    tree, wrong = plain_ppo(), draw(st.sampled_from(CONTRADICTIONS))
+    for key in sorted(draw(st.sets(st.sampled_from(sorted(HARMLESS))))):
+        put(tree, key, draw(HARMLESS[key]))
+    for key in draw(st.permutations(sorted(wrong.settings))):
+        put(tree, key, wrong.settings[key])
+    return tree, wrong
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("configs")
@@ -119,6 +261,47 @@ def test_any_config_is_taken_or_refused_in_sentences(files: Path, monkeypatch: p
 
     one()
     assert ends[2] > 300 and ends[0] > 50, ends
+
+
+def refused(files: Path, tree: dict[str, Any]) -> str:
+    """What is said of a PPO config that is not taken."""
+    path = files / "config.yaml"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    code, said = say("ppo", str(path))
+    require_sentences(code, said)
+    assert code == 2, tree
+    return said
+
+
+def test_a_contradiction_is_refused_by_the_names_of_both_its_keys(files: Path) -> None:
+    met: set[str] = set()
+
+    @settings(max_examples=300)
+    @given(contradictory())
+    def one(case: tuple[dict[str, Any], Contradiction]) -> None:
+        tree, wrong = case
+        (line,) = refused(files, tree).splitlines()
+        assert all(name in line for name in wrong.names), (wrong.names, line)
+        met.add(str(wrong.names))
+
+    for wrong in CONTRADICTIONS:
+        tree = plain_ppo()
+        for key, value in wrong.settings.items():
+            put(tree, key, value)
+        (line,) = refused(files, tree).splitlines()
+        assert all(name in line for name in wrong.names), (wrong.names, line)
+    one()
+    assert len(met) > len(CONTRADICTIONS) / 2
+
+
+def test_the_config_of_the_contradictions_stands_without_them(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(*_: object) -> None:
+        raise Reached
+
+    monkeypatch.setattr(cli, "require_runnable", begin)
+    path = files / "config.yaml"
+    path.write_text(yaml.safe_dump(plain_ppo()), encoding="utf-8")
+    assert say("ppo", str(path)) == (0, "")
 
 
 @settings(max_examples=300)
