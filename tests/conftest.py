@@ -40,6 +40,7 @@ def ray_cluster() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         # Ray reads it once, when it is first imported, which another test may have done already.
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
         with ray_session(ClusterConfig(cpus=4, object_store_gib=0.5)):
             import ray
 
@@ -56,7 +57,7 @@ def rank_groups(ray_cluster) -> dict[int, list]:
     remote = ray.remote(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(LearnerRank)
     groups = {count: [remote.remote(rank) for rank in range(count)] for count in (1, 2)}
     for count, group in groups.items():
-        address, port = ray.get(group[0].address.remote())
+        address, port = ray.get(group[0].meeting_place.remote())
         ray.get([actor.join.remote(count, address, port) for actor in group])
     return groups
 

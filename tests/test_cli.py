@@ -17,6 +17,7 @@ from rlhf import cli
 from rlhf.config import validate
 from rlhf.errors import ConfigError
 from rlhf.stage import StageConfig
+from tests.limits import HANG_S
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "ray", "transformers", "vllm", "deepspeed", "trl", "datasets", "pandas", "plotly", "numpy", "pyarrow")
@@ -25,7 +26,7 @@ HEAVY = ("torch", "ray", "transformers", "vllm", "deepspeed", "trl", "datasets",
 def rlhf(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "rlhf", *arguments], cwd=ROOT, env={**os.environ, **environment}, text=True,
-        capture_output=True, timeout=120, check=False,
+        capture_output=True, timeout=HANG_S, check=False,
     )
 
 
@@ -37,7 +38,12 @@ def refusal(*arguments: str) -> list[str]:
     return done.stderr.splitlines()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ppo", "--help"], ["keys", "ppo"], []])
+HELP = [
+    ["--help"], ["ppo", "--help"], ["cluster", "render", "--help"], ["keys", "ppo"], ["config", "schema", "ppo"], [],
+]
+
+
+@pytest.mark.parametrize("arguments", HELP)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     """The clock would measure this machine; what is loaded decides whether help comes in under a second."""
     code = (
@@ -46,7 +52,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         "json.dump(sorted(sys.modules), sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, capture_output=True, timeout=120, check=True
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, capture_output=True, timeout=HANG_S, check=True
     )
     loaded = set(json.loads(done.stderr))
     assert not loaded & set(HEAVY)
@@ -75,7 +81,7 @@ def test_the_script_and_the_module_are_the_same_command() -> None:
     assert cli.load_object(scripts["rlhf"]) is cli.main
     script = subprocess.run(
         [sys.executable, "-c", "import sys; from rlhf.cli import main; sys.exit(main())", "ppo", "x"],
-        cwd=ROOT, text=True, capture_output=True, timeout=120, check=False,
+        cwd=ROOT, text=True, capture_output=True, timeout=HANG_S, check=False,
     )
     module = rlhf("ppo", "x")
     assert (script.returncode, script.stdout, script.stderr) == (module.returncode, module.stdout, module.stderr)
@@ -119,7 +125,7 @@ def test_no_arguments_show_the_help() -> None:
 def test_an_unknown_stage_is_one_sentence() -> None:
     assert refusal("ppoo", "x.yaml") == ["rlhf: 'ppoo': unknown stage, did you mean 'ppo'?"]
     (line,) = refusal("finetune")
-    assert line.startswith("rlhf: 'finetune': unknown stage; known here: checkpoints, compare, data, evaluate, keys, ")
+    assert line.startswith("rlhf: 'finetune': unknown stage; known here: checkpoints, cluster, compare, config, data, ")
 
 
 def test_a_word_that_is_neither_file_nor_override_is_one_sentence() -> None:
@@ -169,7 +175,7 @@ def test_a_relative_output_in_a_job_is_refused() -> None:
 def test_an_error_of_ours_keeps_its_traceback_and_is_code_1() -> None:
     code = "import rlhf.cli as cli\ncli.STAGES = 3\ncli.main(['ppo', 'x=1'])"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=120, check=False
+        [sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=HANG_S, check=False
     )
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "TypeError" in done.stderr

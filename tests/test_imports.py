@@ -25,12 +25,16 @@ BASE = {
     "metrics",
     "objectives",
     "progress",
+    "sound",
     "stage",
 }
 # Engines that these modules alone import, and only when a function of theirs runs.
 ENGINES = {
     "vllm": ("rlhf.sampling.vllm_engine",),
-    "deepspeed": ("rlhf.training.deepspeed_engine", "rlhf.training.deepspeed_state"),
+    "deepspeed": (
+        "rlhf.training.deepspeed_engine", "rlhf.training.deepspeed_state", "rlhf.training.divided",
+        "rlhf.training.pickles", "rlhf.training.ranks",
+    ),
 }
 
 
@@ -96,7 +100,7 @@ def layer(module: str) -> str:
     part = rest.partition(".")[0]
     if part in ("cli", "__main__"):
         return "cli"
-    if part in ("stages", "pipeline"):  # the pipeline is the stages in order
+    if part in ("stages", "pipeline", "cluster", "commands"):  # a pipeline in order, in pods, on the command line
         return "stages"
     return "base" if part in BASE or not part else "library"
 

@@ -12,6 +12,7 @@ import pytest
 
 from rlhf.errors import RunError
 from rlhf.lock import LOCK, locked
+from tests.limits import HANG_S
 
 HOLD = """
 import sys, time
@@ -62,3 +63,43 @@ def test_a_lock_file_of_anything_is_no_obstacle(tmp_path: Path) -> None:
         with locked(tmp_path, lambda said: pytest.fail(said)):
             assert str(os.getpid()) in (tmp_path / LOCK).read_text()
         assert (tmp_path / LOCK).read_text() == ""
+
+
+RACE = """
+import os, sys, time
+from pathlib import Path
+from rlhf.errors import RunError
+from rlhf.ownership import own
+
+directory, flag, until = Path(sys.argv[1]), Path(sys.argv[1] + ".held"), time.monotonic() + 4
+counts = {"held": 0, "refused": 0}
+while time.monotonic() < until:
+    try:
+        with own(directory, print):
+            os.close(os.open(flag, os.O_CREAT | os.O_EXCL))  # fails where another holds the directory, too
+            counts["held"] += 1
+            (directory / "config.yaml").write_text("mine")
+            assert (directory / "config.yaml").is_file() and (directory / "lock").is_file()
+            flag.unlink()
+            raise RunError("refused: the directory goes")
+    except RunError as error:
+        counts["refused"] += "in use by" in str(error)
+print(counts["held"], counts["refused"])
+"""
+
+
+def test_first_starts_at_one_instant_do_not_remove_each_others_directory(tmp_path: Path) -> None:
+    """Four processes make, hold and remove one directory for seconds: never two at once, never from under another."""
+    command = [sys.executable, "-c", RACE, str(tmp_path / "work")]
+    racing = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    for process in racing:
+        said, wrong = process.communicate(timeout=HANG_S)
+        assert process.returncode == 0, wrong
+        held, refused = map(int, said.split())
+        assert held > 20 and refused > 20, (held, refused)
+
+
+def test_a_lock_that_cannot_be_made_is_no_endless_attempt(tmp_path: Path) -> None:
+    (tmp_path / LOCK).symlink_to("nowhere/at/all")
+    with pytest.raises(RunError, match="no lock can be made in it"), locked(tmp_path, print):
+        pass

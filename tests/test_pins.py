@@ -35,7 +35,7 @@ def test_what_the_pins_leave_out_is_only_what_is_meant_to_be() -> None:
 
 
 def test_the_pins_satisfy_pyproject() -> None:
-    for requirement in declared("engines", "cpu", "test"):
+    for requirement in declared("engines", "cpu", "cluster", "docs", "test"):
         if requirement.name != "rlhf":
             assert requirement.specifier.contains(Version(pins()[canonicalize_name(requirement.name)])), requirement
 

@@ -12,9 +12,10 @@ import yaml
 from rlhf import artifacts, cli
 from rlhf.artifacts import Artifact
 from rlhf.context import RunContext
-from rlhf.errors import DataError, RunError
+from rlhf.errors import ConfigError, DataError, RunError
+from rlhf.lock import locked
 from rlhf.pipeline import Stage
-from rlhf.stage import Input, ModelInput, StageConfig, located
+from rlhf.stage import Input, ModelInput, StageConfig, located, resolve_references
 
 RAN: list[str] = []
 
@@ -79,6 +80,9 @@ STAGES: dict[str, Any] = {
 }
 
 
+ABSENT: dict[str, Any] = {"absent": True}  # a stage that the pipeline does not have
+
+
 @pytest.fixture(autouse=True)
 def small_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "STAGES", TABLE)
@@ -88,7 +92,8 @@ def small_stages(monkeypatch: pytest.MonkeyPatch) -> None:
 def pipeline(root: Path, *overrides: str, **stages: Any) -> list[str]:
     """Arguments of `rlhf` for the three stages, with `stages` in place of some."""
     path = root / "pipeline.yaml"
-    content = {"run_dir": str(root / "run"), "seed": 3, "stages": {**STAGES, **stages}}
+    chosen = {name: section for name, section in {**STAGES, **stages}.items() if section is not ABSENT}
+    content = {"run_dir": str(root / "run"), "seed": 3, "stages": chosen}
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return ["run", str(path), *overrides]
 
@@ -133,6 +138,19 @@ def test_the_summary_has_time_memory_seed_and_versions(tmp_path: Path) -> None:
     assert summary["seed"] == 3
     assert summary["versions"]["pandas"]
     assert summary["report"] is None
+
+
+def test_runs_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`rlhf compare`: a column per run, under the name of its directory."""
+    runs = [str(tmp_path / name) for name in ("first", "second")]
+    for directory in runs:
+        run(pipeline(tmp_path, f"run_dir={directory}"))
+    capsys.readouterr()
+    assert run(["compare", *runs]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("first", "second", "wall time", "peak memory"))
+    assert run(["compare", *runs, str(tmp_path / "third")]) == 2
+    assert "third/summary.json: no such summary" in capsys.readouterr().err
 
 
 def test_what_is_still_valid_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,7 +203,7 @@ def test_a_failure_leaves_nothing_half_written_and_the_same_command_goes_on(
     assert run(arguments) == 2
     assert RAN == ["words", "upper"]
     assert capsys.readouterr().err == f"rlhf: {source}: holds 'bad'; take it out\n"
-    assert names(tmp_path / "run") == {"config.yaml", "summary.json", "words", "words.work"}
+    assert names(tmp_path / "run") == {"config.yaml", "lock", "summary.json", "words", "words.work"}
     source.write_text("fine\n")
     assert run(arguments) == 0
     assert RAN == ["upper", "count"]
@@ -203,7 +221,7 @@ def test_a_bug_of_ours_is_not_dressed_as_the_users_error(tmp_path: Path) -> None
     with pytest.raises(ZeroDivisionError):
         cli.main(pipeline(tmp_path, "stages.upper.fail_on=bug"))
     assert not (tmp_path / "run" / "upper").exists()
-    assert not (tmp_path / "run" / ".upper.draft").exists()
+    assert not list((tmp_path / "run").glob(".upper.*"))
 
 
 def test_references_name_stages_the_run_and_sources_of_ones_own(tmp_path: Path) -> None:
@@ -315,6 +333,36 @@ def test_a_refused_config_does_not_take_the_place_of_the_running_ones(tmp_path: 
     assert yaml.safe_load((tmp_path / "count.work" / "config.yaml").read_text())["label"] == "first"
 
 
+def test_a_refused_pipeline_leaves_the_config_of_the_run_that_is_there(tmp_path: Path) -> None:
+    """By its inputs, by another run in the directory, and by a stage; not once a stage of it has run."""
+    whole = tmp_path / "run" / "config.yaml"
+    run(pipeline(tmp_path))
+    before = whole.read_bytes()
+    assert run(pipeline(tmp_path, count={"files": ["absent/a/b.txt"]})) == 2
+    assert whole.read_bytes() == before
+    with locked(tmp_path / "run", print):
+        assert run(pipeline(tmp_path, "stages.count.label=x")) == 2
+    assert whole.read_bytes() == before and RAN == []
+    assert run(pipeline(tmp_path, "stages.count.label=unwelcome")) == 2
+    assert whole.read_bytes() == before and RAN == ["count"]
+    assert run(pipeline(tmp_path, "seed=4", "stages.count.label=unwelcome")) == 2
+    assert yaml.safe_load(whole.read_text())["seed"] == 4 and RAN == ["words", "upper", "count"]
+
+
+def test_a_run_directory_in_which_nothing_came_to_be_does_not_stay(tmp_path: Path) -> None:
+    assert run(pipeline(tmp_path, count={"files": [__file__], "label": "unwelcome"}, words=ABSENT, upper=ABSENT)) == 2
+    assert names(tmp_path) == {"pipeline.yaml"}
+
+
+def test_a_second_pipeline_in_the_directory_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(tmp_path / "run", print):
+        assert run(pipeline(tmp_path)) == 2
+    assert f"rlhf: {tmp_path / 'run'}: in use by process " in capsys.readouterr().err
+    assert names(tmp_path / "run") == {"lock"}
+
+
 def test_an_empty_pipeline_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["run", f"run_dir={tmp_path / 'run'}"]) == 2
     assert capsys.readouterr().err == "rlhf: stages: required, but not given\n"
@@ -335,3 +383,12 @@ def test_a_stage_is_given_absolute_paths_and_its_hash_does_not_know_them(
     config = CountConfig(output=Path("out"), files=["a.txt", "owner/name"])
     assert located(config).files == [str(tmp_path / "a.txt"), "owner/name"]
     assert config.files == ["a.txt", "owner/name"]
+
+
+@pytest.mark.parametrize("reference", ["@data/../secret.jsonl", "@data//etc/passwd", "@data/a/../../b", "@run/.."])
+def test_a_reference_stays_in_what_it_names(tmp_path: Path, reference: str) -> None:
+    places = {"data": tmp_path / "data", "run": tmp_path}
+    with pytest.raises(ConfigError, match=r"stages\.sft\.train\.0: '@.*' leads out of '(data|run)'; write @"):
+        resolve_references({"train": [reference]}, places, "stages.sft")
+    within = resolve_references({"train": ["@data/a..b.jsonl"]}, places)
+    assert within == {"train": [str(tmp_path / "data" / "a..b.jsonl")]}

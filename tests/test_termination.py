@@ -7,8 +7,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
-from rlhf.termination import EXIT_CODE, requests
+import pytest
+
+from rlhf.termination import EXIT_CODE, Interrupted, requests
+from tests.limits import HANG_S
 
 WAIT = """
 import time
@@ -29,8 +33,42 @@ def test_a_request_is_noted_and_the_handler_put_back() -> None:
         assert not stop()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop() and stop()
-    assert notes == ["SIGTERM: ends after this step, with a checkpoint; a second signal ends it at once"]
+    assert notes == ["SIGTERM: ends as soon as there is a checkpoint; a second signal ends it at once"]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_work_that_may_be_given_up_is() -> None:
+    """Inside the block at once, before it at its beginning, and elsewhere not."""
+    with requests(lambda said: None) as stop:
+        with stop.interrupts():
+            pass
+        with pytest.raises(Interrupted), stop.interrupts():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(20)
+        reached = False
+        with pytest.raises(Interrupted), stop.interrupts():
+            reached = True
+        assert not reached and stop()
+    with requests(lambda said: None) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+
+
+def test_a_command_ends_as_an_exception_would_end_it() -> None:
+    script = """
+import time
+from rlhf.termination import ends_process
+ends_process()
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+finally:
+    print("cleaned up", flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.terminate()
+    assert process.communicate(timeout=HANG_S)[0] == "cleaned up\n" and process.returncode == EXIT_CODE
 
 
 def test_a_second_signal_ends_the_process_at_once() -> None:
@@ -39,7 +77,7 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
     process.terminate()
     assert process.stdout.readline().startswith("SIGTERM: ") and process.stdout.readline() == "stopping\n"
     process.terminate()
-    assert process.wait(timeout=20) == -signal.SIGTERM
+    assert process.wait(timeout=HANG_S) == -signal.SIGTERM
     assert EXIT_CODE == 143
 
 

@@ -31,7 +31,7 @@ from tests.end_to_end.jobs import (
     work_of,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 GAP = 1e-4  # nats
 STEPS = 12
 WHOLE = {"steps": STEPS, "critic": {"zero": {"stage": 3}}}
@@ -138,13 +138,20 @@ def published(models, output: Path, **changes) -> tuple[list[dict[str, float]], 
 
 
 def test_untied_embeddings_under_zero_3(ray_cluster, tiny_models, tmp_path: Path) -> None:
-    """Two ranks, two engines, and a temperature; input and output embeddings both move."""
-    changes = {"tied": False, "policy": {"zero": {"stage": 3}}, "rollout": {"temperature": 0.7}}
+    """Two ranks, two engines, and a temperature; input and output embeddings both move. Reference and reward model are
+    divided over two ranks as well."""
+    two = {"divided": True, "resources": {"ranks": 2, "cpus": 0.2}}
+    changes = {
+        "tied": False, "policy": {"zero": {"stage": 3}}, "rollout": {"temperature": 0.7},
+        "reference": two, "reward": two,
+    }
     rows, moved = published(tiny_models, tmp_path / "ppo", **changes)
     require_agreement(rows, 3)
+    assert abs(rows[0]["kl/per_response"]) < 1e-3 < abs(rows[2]["kl/per_response"])  # to the policy as it was
     assert min(moved["lm_head.weight"], moved["model.embed_tokens.weight"]) > 0.01
 
 
+@pytest.mark.exhaustive
 def test_one_rank_without_zero_and_one_engine_start_with_the_same_rollout(
     whole: Probed, ray_cluster, tiny_models, tmp_path: Path
 ) -> None:

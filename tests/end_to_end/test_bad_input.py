@@ -6,6 +6,7 @@ What needs no Ray is refused before Ray starts; the other commands share one clu
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -18,8 +19,11 @@ from typing import Any
 
 import pytest
 
+from rlhf.metrics import read_json_lines
+from tests.end_to_end.jobs import transcript_of
+from tests.limits import HANG_S
+
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 120  # where a refusal takes seconds; it only ends what hangs
 GOOD = '{"prompt": [{"role": "user", "content": "1 2 3"}]}\n'
 
 
@@ -36,7 +40,7 @@ def rlhf(*arguments: str, **environment: str) -> Outcome:
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", **environment}
     done = subprocess.run(
         [sys.executable, "-m", "rlhf", *arguments], cwd=ROOT, env=variables, text=True, capture_output=True,
-        timeout=TIMEOUT_S, check=False,
+        timeout=HANG_S, check=False,
     )
     return Outcome(done.returncode, done.stderr.splitlines())
 
@@ -285,9 +289,30 @@ def test_a_reward_that_is_not_finite_ends_the_run_with_its_batch(
     batch = load_file(saved)
     assert batch["tokens"].shape == batch["response_mask"].shape
     assert batch["scores"].isnan().all() and len(batch["scores"]) == 8
-    assert not (tmp_path / "ppo").exists() and not (tmp_path / ".ppo.draft").exists()
+    assert not (tmp_path / "ppo").exists() and not list(tmp_path.glob(".ppo.*"))
 
 
+@pytest.mark.exhaustive
+def test_rows_whose_reward_is_not_finite_are_left_out_where_the_config_says_so(
+    ppo: Callable[..., Outcome], tiny_models: Any, tmp_path: Path
+) -> None:
+    """A reward model that answers NaN wherever it sees one of some tokens."""
+
+    def spoil(model: Any) -> None:
+        model.get_input_embeddings().weight.data[45:65] = float("nan")
+
+    spoilt = changed(tiny_models.reward, tmp_path / "spoilt", spoil)
+    outcome = ppo(f"reward.model={spoilt}", "not_finite={kind: skip, max_fraction: 0.9}", "transcripts_every=1")
+    assert outcome.code == 0, outcome
+    for row in read_json_lines(tmp_path / "ppo" / "metrics.jsonl"):
+        assert 0 < row["rollout/left_out"] < 8 and math.isfinite(row["reward/score"])
+        assert row["policy/left_out"] == 0 and math.isfinite(row["policy/loss"])
+        told = transcript_of(tmp_path / "ppo", row["step"])
+        assert (told["failed"] == "model").sum() == row["rollout/left_out"] == told["score"].isna().sum()
+    assert (tmp_path / "ppo.work" / "failures" / "step_000001_reward.safetensors").is_file()
+
+
+@pytest.mark.exhaustive
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_batch_and_another_config_may_follow(
     ppo: Callable[..., Outcome], tiny_models: Any, tmp_path: Path
 ) -> None:
@@ -301,7 +326,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_batch_and_another_confi
     assert_refused(
         outcome,
         r"step 1, role critic: the loss is not finite; the micro-batch of each rank was saved as "
-        r".*/failures/step_\d+_critic_rank\*\.safetensors; .*",
+        r".*/failures/step_\d+_critic_1_rank\*\.safetensors; .*",
     )
     pattern = re.search(r"saved as (\S+);", outcome.told[0])[1]
     (saved,) = Path(pattern).parent.glob(Path(pattern).name)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANG_S
+
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTION = """
 stopped = False
@@ -67,7 +69,7 @@ def test_a_breakpoint_in_an_actor_is_reached_from_a_terminal(tiny_models, tmp_pa
 def ask(port: int, *commands: str) -> str:
     """What the debugger answers, as a terminal would see it."""
     answers = ""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=HANG_S) as connection:
         for command in commands:
             while not answers.endswith("(Pdb) "):
                 answers += connection.recv(4096).decode()

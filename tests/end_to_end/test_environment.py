@@ -11,7 +11,7 @@ from rlhf.errors import RunError
 from rlhf.metrics import read_json_lines
 from tests.end_to_end.jobs import config_of, context_of, small, transcript_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 SKIP = {"kind": "skip", "max_fraction": 0.9}
 ENVIRONMENT = """
 from rlhf.environments.environment import Turn
@@ -45,7 +45,7 @@ def environment(directory: Path, factory: str = "Counting") -> dict:
     return {"kind": "python", "file": str(path), "factory": factory, "options": {"turns": 3}, "max_turns": 5}
 
 
-@pytest.mark.parametrize("kind", ["gae", "rloo"])
+@pytest.mark.parametrize("kind", [pytest.param("gae", marks=pytest.mark.exhaustive), "rloo"])
 def test_turns_are_sampled_and_trained_on_as_one_token_sequence(ray_cluster, tiny_models, tmp_path, kind: str) -> None:
     from actors.ppo_job import run
 

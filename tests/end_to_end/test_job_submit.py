@@ -1,4 +1,5 @@
-"""`ray job submit` on a cluster of its own, with a token: exit codes, what is uploaded, actors in the dashboard."""
+"""`ray job submit` on a cluster of its own, with a token: exit codes, what is uploaded, actors in the dashboard, and no
+secret in what Ray keeps of it."""
 
 from __future__ import annotations
 
@@ -7,12 +8,10 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,13 @@ from urllib.request import Request, urlopen
 import pytest
 
 from rlhf import artifacts
+from tests.limits import HANG_S, wait_until
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 240
+SECRETS = ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "JUDGE_TOKEN")
+KEPT_OF_JOBS = ("/api/jobs/", *(f"/api/v0/{what}?limit=1000&detail=true"
+                                for what in ("jobs", "actors", "tasks", "workers", "runtime_envs", "nodes")))
 ROLES = {"policy[0]", "critic[0]", "reference[0]", "reward[0]", "rollout[0]"}
 
 
@@ -36,13 +39,16 @@ class Head:
     session: Path
     token: str
     environment: dict[str, str]
+    planted: dict[str, str]
+
+    def answer(self, path: str) -> bytes:
+        request = Request(f"{self.dashboard}{path}", headers={"Authorization": f"Bearer {self.token}"})
+        with urlopen(request, timeout=HANG_S) as answer:
+            return answer.read()
 
     def actors(self) -> dict[str, str]:
         """Name → state of the actors that the dashboard lists."""
-        request = Request(f"{self.dashboard}/api/v0/actors?limit=100&detail=true",
-                          headers={"Authorization": f"Bearer {self.token}"})
-        with urlopen(request, timeout=30) as answer:
-            listed = json.load(answer)["data"]["result"]["result"]
+        listed = json.loads(self.answer("/api/v0/actors?limit=100&detail=true"))["data"]["result"]["result"]
         return {actor["name"]: actor["state"] for actor in listed}
 
     def submit(self, working_dir: Path, *arguments: str) -> subprocess.Popen:
@@ -58,10 +64,11 @@ def head() -> Iterator[Head]:
     port, dashboard_port = free_port(), free_port()
     session = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # sockets lie below it, and their paths must be short
     token = secrets.token_hex(32)
+    planted = {name: secrets.token_hex(32) for name in SECRETS}
     scripts = str(Path(sys.executable).parent)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTHONPATH"))} | {
         "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token,
-        "RAY_TMPDIR": str(session),
+        "RAY_TMPDIR": str(session), **planted,
     }
     command = [
         f"{scripts}/ray", "start", "--head", "--block", f"--port={port}", "--dashboard-host=127.0.0.1",
@@ -69,14 +76,15 @@ def head() -> Iterator[Head]:
         "--disable-usage-stats", f"--temp-dir={session}", "--dashboard-agent-listen-port=0",
     ]
     started = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    found = Head(f"http://127.0.0.1:{dashboard_port}", session, token, environment)
+    dashboard, everything = f"http://127.0.0.1:{dashboard_port}", {**planted, "RAY_AUTH_TOKEN": token}
+    found = Head(dashboard, session, token, environment, everything)
     try:
         wait_until(lambda: answers(found) or started.poll() is not None)
         assert started.poll() is None, "ray start --head ended at once"
         yield found
     finally:
         started.terminate()
-        started.wait(60)
+        started.wait(HANG_S)
         shutil.rmtree(session, ignore_errors=True)
 
 
@@ -93,8 +101,19 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_a_ppo_job_is_watched_and_returns_zero(head: Head, checkout: Path, tiny_models: Any, tmp_path: Path) -> None:
-    output = tmp_path / "ppo"
+@dataclass(frozen=True)
+class Submitted:
+    """A PPO job that has ended: the roles that were seen alive, and what it said."""
+
+    output: Path
+    seen: set[str]
+    code: int
+    told: str
+
+
+@pytest.fixture(scope="module")
+def submitted(head: Head, checkout: Path, tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
+    output = tmp_path_factory.mktemp("submitted") / "ppo"
     job = head.submit(checkout, *arguments(tiny_models, output))
     seen: set[str] = set()
 
@@ -103,17 +122,37 @@ def test_a_ppo_job_is_watched_and_returns_zero(head: Head, checkout: Path, tiny_
         return seen == ROLES or job.poll() is not None
 
     wait_until(all_seen)
-    told, _ = job.communicate(timeout=TIMEOUT_S)
-    assert job.returncode == 0, told
-    assert seen == ROLES, told
-    assert artifacts.load(output).manifest.stage == "ppo"
-    assert re.search(r"ppo 3/3 .*reward", told), "a line per step in the job's log"
+    told, _ = job.communicate(timeout=HANG_S)
+    return Submitted(output, seen, job.returncode, told)
+
+
+def test_a_ppo_job_is_watched_and_returns_zero(head: Head, submitted: Submitted) -> None:
+    assert submitted.code == 0, submitted.told
+    assert submitted.seen == ROLES, submitted.told
+    assert artifacts.load(submitted.output).manifest.stage == "ppo"
+    assert re.search(r"ppo 3/3 .*reward", submitted.told), "a line per step in the job's log"
     assert {name: state for name, state in head.actors().items() if name in ROLES} == dict.fromkeys(ROLES, "DEAD")
+
+
+def test_no_secret_is_in_what_ray_keeps_of_a_job(head: Head, submitted: Submitted) -> None:
+    """Its job table, what it tells of actors, tasks and their environments, its files and logs, and what the job said.
+
+    That what was written there is found is shown by the output's path, which is in the job's command.
+    """
+    kept = {path: head.answer(path) for path in KEPT_OF_JOBS} | {"the job's output": submitted.told.encode()}
+    assert all(str(submitted.output).encode() in kept[path] for path in KEPT_OF_JOBS[:2])
+    assert all(role.encode() in kept[KEPT_OF_JOBS[2]] for role in ROLES)
+    files = [path for path in (*head.session.rglob("*"), *submitted.output.parent.rglob("*"))
+             if path.is_file() and not path.is_symlink()]
+    assert any(path.name.startswith("job-driver-") for path in files)
+    kept |= {str(path): path.read_bytes() for path in files}
+    assert [f"{place} holds {name}" for place, content in kept.items() for name, value in head.planted.items()
+            if value.encode() in content] == []
 
 
 def test_environment_runs_and_caches_are_not_uploaded(head: Head, checkout: Path) -> None:
     job = head.submit(checkout, "--help")
-    assert job.wait(TIMEOUT_S) == 0
+    assert job.wait(HANG_S) == 0
     (package,) = {path for path in head.session.rglob("_ray_pkg_*") if path.is_dir()}
     uploaded = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
     assert {"rlhf/cli.py", "actors/ppo_job.py", "configs/ppo.yaml"} <= uploaded
@@ -132,7 +171,7 @@ def test_a_job_that_is_refused_returns_one(
     head: Head, checkout: Path, tiny_models: Any, tmp_path: Path, overrides: list[str], expected: str
 ) -> None:
     job = head.submit(checkout, *arguments(tiny_models, tmp_path / "ppo"), *overrides)
-    told, _ = job.communicate(timeout=TIMEOUT_S)
+    told, _ = job.communicate(timeout=HANG_S)
     assert job.returncode == 1, told
     assert expected in told
     assert not (tmp_path / "ppo").exists()
@@ -149,22 +188,9 @@ def arguments(models: Any, output: Path) -> list[str]:
     ]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def answers(head: Head) -> bool:
     try:
         head.actors()
     except (URLError, ConnectionError, KeyError):
         return False
     return True
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.3)

@@ -13,7 +13,7 @@ from rlhf.metrics import read_json_lines
 from rlhf.ppo.config import PPOConfig
 from tests.end_to_end.jobs import config_of, context_of, small, without_time
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 ASYNCHRONOUS = small(loop={"kind": "asynchronous"}, ppo={"correction": {"kind": "token_tis"}}, rollout={"save": True})
 
 
@@ -67,6 +67,7 @@ def test_an_asynchronous_run_trains_on_the_last_weights_rollouts_and_resumes_exa
     assert tokens_of(parts.output, 4) == tokens_of(whole.output, 4)
 
 
+@pytest.mark.exhaustive
 def test_a_run_from_files_repeats_the_run_that_wrote_them(ray_cluster, tiny_models, tmp_path) -> None:
     first = config_of(tiny_models, tmp_path / "first", steps=2, rollout={"save": True})
     rows = trained(first)
@@ -76,6 +77,7 @@ def test_a_run_from_files_repeats_the_run_that_wrote_them(ray_cluster, tiny_mode
     assert without_time(trained(again)) == without_time(rows)
 
 
+@pytest.mark.exhaustive
 def test_a_changed_learner_may_train_on_saved_rollouts(ray_cluster, tiny_models, tmp_path) -> None:
     first = config_of(tiny_models, tmp_path / "first", **small(steps=2, rollout={"save": True}))
     rows = trained(first)
@@ -103,6 +105,7 @@ def test_rollouts_alone_are_those_of_the_first_step(ray_cluster, tiny_models, tm
     assert without_time(trained(replay)) == without_time(rows)
 
 
+@pytest.mark.exhaustive
 def test_a_fixed_batch_asks_the_same_prompts(ray_cluster, tiny_models, tmp_path) -> None:
     changes = small(steps=2, loop={"kind": "fixed_batch"}, rollout={"save": True})
     config = config_of(tiny_models, tmp_path / "fixed", **changes)

@@ -15,7 +15,7 @@ import ray
 from rlhf.metrics import read_json_lines
 from tests.end_to_end.jobs import config_of, context_of, small, without_time
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 PAIRS = {"responses_per_prompt": 2, "prompts_per_step": 7}
 
 METHODS: dict[str, Mapping[str, Any]] = {
@@ -39,6 +39,7 @@ METHODS: dict[str, Mapping[str, Any]] = {
     },
     "gae": {"ppo": {"critic_warmup_steps": 1}, "policy": {"frozen_layers": 1}},
 }
+OFTEN = {"gae", "grpo"}  # in every `make test`
 LOGGED = {
     "grpo": {"group/informative_fraction"},
     "remax": {"reward/greedy_score"},
@@ -48,7 +49,9 @@ LOGGED = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [
+    method if method in OFTEN else pytest.param(method, marks=pytest.mark.exhaustive) for method in METHODS
+])
 def test_a_method_trains_from_the_first_rollout_to_the_published_policy(
     ray_cluster, tiny_models, tmp_path, method: str
 ) -> None:
@@ -123,6 +126,7 @@ def require_adapters(directory: Path, base: str, kept: bool) -> None:
     assert max(float((found[name] - wanted[name]).abs().max()) for name in found) <= 1e-6
 
 
+@pytest.mark.exhaustive
 def test_a_method_without_a_critic_goes_on_from_its_checkpoint(ray_cluster, tiny_models, tmp_path) -> None:
     """Two steps and their checkpoint, then the third, as three steps at once."""
     from actors.assembly import roles_of

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import random
 import signal
+from functools import partial
+from pathlib import Path
 
+import pandas
 import pytest
 
 from rlhf.errors import RunError
 from tests.chaos.disturber import Blow
-from tests.chaos.runs import run
-from tests.end_to_end.jobs import config_of, small
+from tests.chaos.driver import DriverBlow, through, write
+from tests.chaos.runs import evaluate, rows_of, run
+from tests.end_to_end.jobs import config_of, context_of, small
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
+PHASES = ("rollout", "score", "experience", "update", "publish")
 BLOWS = [
-    (Blow("rollout[0]", 2, "rollout"), "generate"), (Blow("reward[0]", 3, "score"), "score"),
-    (Blow("reference[0]", 4, "score"), "logprobs"), (Blow("policy[1]", 5, "update"), "update"),
-    (Blow("policy[1]", 6, "publish"), "weights"), (Blow("policy[0]", 7, "checkpoint"), "save"),
+    Blow("rollout[0]", 2, "rollout", call="generate"), Blow("reward[0]", 3, "score", call="score"),
+    Blow("reference[0]", 4, "score", call="logprobs"), Blow("policy[1]", 5, "update", call="update"),
+    Blow("policy[1]", 6, "publish", call="weights"), Blow("policy[0]", 7, "checkpoint", call="save"),
 ]
 
 
@@ -28,26 +34,98 @@ def test_any_process_may_be_lost_in_any_phase(ray_cluster, tiny_models, tmp_path
     two = settings(policy={"resources": {"ranks": 2}})
     whole = run(config_of(tiny_models, tmp_path / "whole", **two), monkeypatch)
     assert not whole.notes and not whole.struck
-    broken = run(config_of(tiny_models, tmp_path / "broken", **two), monkeypatch, *(blow for blow, _ in BLOWS))
-    assert [(struck.blow, struck.call) for struck in broken.struck] == BLOWS
+    broken = run(config_of(tiny_models, tmp_path / "broken", **two), monkeypatch, *BLOWS)
+    assert [struck.blow for struck in broken.struck] == BLOWS
+    assert all(struck.call == struck.blow.call for struck in broken.struck)
     assert len({struck.pid for struck in broken.struck}) == len(BLOWS)
     assert broken.rows == whole.rows
-    told = [note for note in broken.notes if "was lost in step" in note]
-    assert [note.partition(" was lost in step ")[0] for note in told] == [blow.actor for blow, _ in BLOWS]
-    for note, (blow, _) in zip(told, BLOWS, strict=True):
+    told = broken.losses()
+    assert [note.partition(" was lost in step ")[0] for note in told] == [blow.actor for blow in BLOWS]
+    for note, blow in zip(told, BLOWS, strict=True):
         assert f"in step {blow.step}, {blow.phase}: " in note and note.endswith("from the newest checkpoint")
 
 
 @pytest.mark.chaos  # it waits for the deadline; tests/actors/test_watchdog.py has the watchdog by itself
 def test_a_process_that_hangs_is_named_and_replaced(ray_cluster, tiny_models, tmp_path, monkeypatch) -> None:
-    config = config_of(tiny_models, tmp_path / "hung", **settings() | {"steps": 2, "deadline_s": 150.0})
-    hung = run(config, monkeypatch, Blow("reward[0]", 2, "score", signal.SIGSTOP))
-    (told,) = [note for note in hung.notes if "was lost in step" in note]
+    two = settings() | {"steps": 2, "deadline_s": 150.0}
+    whole = run(config_of(tiny_models, tmp_path / "whole", **two), monkeypatch)
+    blow = Blow("reward[0]", 2, "score", signal.SIGSTOP)
+    hung = run(config_of(tiny_models, tmp_path / "hung", **two), monkeypatch, blow)
+    (told,) = hung.losses()
     assert told.startswith("reward[0] was lost in step 2, score: reward[0] in score did not answer for 1")
-    assert len(hung.rows) == 2
+    assert hung.rows == whole.rows and len(hung.rows) == 2
 
 
 def test_a_loss_that_comes_again_ends_the_run_with_a_diagnosis(ray_cluster, tiny_models, tmp_path, monkeypatch) -> None:
     config = config_of(tiny_models, tmp_path / "again", **settings())
     with pytest.raises(RunError, match=r"rollout\[0\] was lost in step 2, rollout: .* it is loss 2 at this step, so"):
         run(config, monkeypatch, Blow("rollout[0]", 2, "rollout"), Blow("rollout[0]", 2, "rollout"))
+
+
+@pytest.mark.exhaustive
+def test_a_driver_killed_at_five_random_points_leaves_no_trace(ray_cluster, tiny_models, tmp_path) -> None:
+    """GRPO: the same metrics and the same rollout tokens, bit for bit, and each step once."""
+    from actors import ppo_job
+
+    grpo = small(
+        steps=8, checkpoint_every=2, transcripts_every=100, ppo={"advantage": {"kind": "grpo"}},
+        policy={"optimizer": {"learning_rate": 0.001}},
+        rollout={"save": True, "responses_per_prompt": 2, "prompts_per_step": 7},
+    )
+    whole = config_of(tiny_models, tmp_path / "whole", **grpo)
+    ppo_job.run(whole, context_of(whole.output))
+    killed = config_of(tiny_models, tmp_path / "killed", **grpo)
+    draw = random.Random("five points 8")  # a checkpoint among them
+    plan = tmp_path / "plan" / "plan.json"
+    plan.parent.mkdir()
+    steps = sorted(draw.sample(range(1, 9), 5))
+    write(plan, [DriverBlow(step, draw.choice(phases_of(step)), delay_s=draw.uniform(0.0, 0.2)) for step in steps])
+    dealt = through(killed, plan, ray_cluster)
+    assert len({blow.pid for blow in dealt}) == 5
+    assert rows_of(killed.output) == rows_of(whole.output)
+    assert [row["step"] for row in rows_of(killed.output)] == list(range(1, 9))
+    for step in range(1, 9):
+        pandas.testing.assert_frame_equal(rollout_of(killed.output, step), rollout_of(whole.output, step))
+
+
+def phases_of(step: int) -> tuple[str, ...]:
+    """A checkpoint is saved every other step."""
+    return PHASES if step % 2 else (*PHASES, "checkpoint")
+
+
+def rollout_of(output: Path, step: int) -> pandas.DataFrame:
+    return pandas.read_parquet(output / "rollouts" / f"step_{step:06d}.parquet")
+
+
+@pytest.mark.exhaustive
+def test_an_evaluation_survives_the_loss_of_an_engine_and_of_its_scorer(
+    ray_cluster, tiny_models, tmp_path, monkeypatch
+) -> None:
+    evaluated = partial(evaluate, tiny_models, tmp_path, monkeypatch)
+    table, metrics, _ = evaluated("whole")
+    blows = (
+        Blow("rollout[0]", 0, "rollout of sft", call="generate"),
+        Blow("evaluation[0]", 0, "score", call="perplexities"),
+    )
+    again, found, outcome = evaluated("broken", *blows)
+    assert [struck.blow for struck in outcome.struck] == list(blows)
+    assert [struck.call for struck in outcome.struck] == [blow.call for blow in blows]
+    assert [note.partition(":")[0] for note in outcome.losses()] == [
+        "rollout[0] was lost in rollout of sft", "evaluation[0] was lost in score",
+    ]
+    assert all(note.endswith("; starting the evaluation again") for note in outcome.losses())
+    pandas.testing.assert_frame_equal(again, table)
+    assert found == metrics
+
+
+@pytest.mark.exhaustive
+def test_rollouts_alone_go_on_after_the_last_one(ray_cluster, tiny_models, tmp_path, monkeypatch) -> None:
+    only = small(steps=3, loop={"kind": "rollouts_only"})
+    whole = run(config_of(tiny_models, tmp_path / "whole", **only), monkeypatch)
+    broken = run(config_of(tiny_models, tmp_path / "broken", **only), monkeypatch, Blow("rollout[0]", 2, "rollout"))
+    assert broken.losses() == [
+        f"{broken.losses()[0].partition('; ')[0]}; starting all roles again after the last rollout"
+    ]
+    assert broken.struck[0].resumed == 2 and broken.rows == whole.rows
+    for step in (1, 2, 3):
+        pandas.testing.assert_frame_equal(*(rollout_of(tmp_path / name, step) for name in ("whole", "broken")))

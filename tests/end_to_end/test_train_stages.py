@@ -4,11 +4,11 @@ import json
 import math
 import os
 import random
-import signal
+import re
 import subprocess
 import sys
 import threading
-import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,9 @@ from rlhf.errors import ModelError, NumericError, ResourceError
 from rlhf.metrics import read_json_lines
 from rlhf.progress import LineProgress
 from rlhf.stages import data, pretrain, reward, sft, tokenizer
+from tests.limits import HANG_S, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 TRAINING = {"micro_batch_size": 16, "batch_size": 32, "log_every": 5, "eval_every": 10, "learning_rate": 3e-3}
 
@@ -59,13 +60,17 @@ def pairs(rng, count):
 
 
 @pytest.fixture(scope="module")
-def pretrained(world, cluster):
-    return run(
-        pretrain, "pretrain", world,
-        model={"kind": "new", "hidden_size": 64, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 128},
-        tokenizer=str(world / "tokenizer"), block_length=64, **files(world, "text"),
-        training={**TRAINING, "deepspeed": {"zero_stage": 1}},
-    )
+def pretrain_settings(world):
+    sizes = {"hidden_size": 64, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 128}
+    return {
+        "model": {"kind": "new", **sizes}, "tokenizer": str(world / "tokenizer"), "block_length": 64,
+        **files(world, "text"), "training": {**TRAINING, "deepspeed": {"zero_stage": 1}},
+    }
+
+
+@pytest.fixture(scope="module")
+def pretrained(world, cluster, pretrain_settings):
+    return run(pretrain, "pretrain", world, **pretrain_settings)
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +87,17 @@ def finetuned(world, sft_settings):
 
 
 @pytest.fixture(scope="module")
-def rewarded(world, finetuned):
+def reward_settings(world, finetuned):
     train, validation = ([str(world / f"pairs_{part}.jsonl")] for part in ("train", "validation"))
-    return run(
-        reward, "reward", world, model=str(finetuned.path), max_length=64, train=train, validation=validation,
-        training={**TRAINING, "epochs": 3, "micro_batch_size": 8, "group_by_length": True,
-                  "deepspeed": {"zero_stage": 3}},
-    )
+    training = {**TRAINING, "epochs": 3, "micro_batch_size": 8, "group_by_length": True,
+                "deepspeed": {"zero_stage": 3}}
+    return {"model": str(finetuned.path), "max_length": 64, "train": train, "validation": validation,
+            "training": training}
+
+
+@pytest.fixture(scope="module")
+def rewarded(world, reward_settings):
+    return run(reward, "reward", world, **reward_settings)
 
 
 def files(world, kind):
@@ -173,6 +182,7 @@ def test_reward_model_ranks_pairs_as_it_will_score_rollouts(world, rewarded):
     assert "validation_accuracy" in rows[-1]
 
 
+@pytest.mark.exhaustive
 def test_training_stops_early_and_keeps_the_best(world, pretrained):
     """A rate that wrecks the model: its first validation is its best, its second its last."""
     artifact = run(
@@ -198,20 +208,6 @@ def test_a_loss_that_is_not_finite_ends_the_run(world, pretrained):
     assert batch["input_ids"].shape[0] == 16
 
 
-SCRIPT = """
-import json, sys
-from pathlib import Path
-import ray
-from rlhf.config import validate
-from rlhf.context import RunContext
-from rlhf.progress import LineProgress
-from rlhf.stages.sft import SftConfig, run
-ray.init(num_cpus=2, include_dashboard=False)
-content = json.loads(sys.argv[1])
-run(validate(SftConfig, content), RunContext("sft", Path(content["output"]), "hash", {}, LineProgress()))
-"""
-
-
 def published_like(artifact, whole):
     """Same weights and the same curve, bit for bit."""
     assert read_json_lines(artifact / "metrics.jsonl") == read_json_lines(whole.path / "metrics.jsonl")
@@ -219,22 +215,104 @@ def published_like(artifact, whole):
     return files["model.safetensors"] == whole.manifest.files["model.safetensors"]
 
 
-def test_a_killed_run_goes_on_to_the_same_numbers(sft_settings, finetuned, tmp_path):
-    content = json.dumps({"output": str(tmp_path / "killed"), **sft_settings})
-    log = tmp_path / "killed.work" / "metrics.jsonl"
-    first = start(content)
-    wait_until(lambda: validated(log), lambda: first.poll() is None)
-    os.kill(first.pid, signal.SIGKILL)
+def test_a_run_that_was_killed_and_one_that_was_asked_to_end_go_on_to_the_same_numbers(
+    sft_settings, finetuned, tmp_path
+):
+    """SIGKILL to the driver alone, in the second epoch; then SIGTERM in the run that goes on; a third to the end.
+
+    The first run's workers live on for a while: what they write then must not reach the second. The newest checkpoint
+    is damaged before the third, which goes on from the one before it; with all of them damaged it is refused.
+    """
+    config, log, work = tmp_path / "sft.yaml", tmp_path / "out.work" / "metrics.jsonl", tmp_path / "out.work"
+    config.write_text(json.dumps({"output": str(tmp_path / "out"), **sft_settings}))
+    epoch = finetuned.metrics["steps"] // sft_settings["training"]["epochs"]
+    first = start(config)
+    # a row more than that of the validation, whose checkpoint is then in its place
+    wait_until(lambda: epoch < last_validated(log) < last_step(log), lambda: first.poll() is None)
+    first.kill()
     first.wait()
-    assert not (tmp_path / "killed").exists()
-    assert read_json_lines(log)[-1]["step"] < finetuned.metrics["steps"]
+    assert not (tmp_path / "out").exists()
+    killed_at = last_step(log)
+    assert killed_at < finetuned.metrics["steps"]
 
-    assert start(content).wait(timeout=240) == 0
-    assert published_like(tmp_path / "killed", finetuned)
-    steps = [row["step"] for row in read_json_lines(tmp_path / "killed.work" / "reports.jsonl")]
-    assert steps.count(min(steps)) == 1, "the second run must not have started over"
+    second = start(config)
+    wait_until(lambda: attempts_of(work) == [2] and last_step(log) > killed_at, lambda: second.poll() is None)
+    second.terminate()
+    told, _ = second.communicate(timeout=HANG_S)
+    assert second.returncode == 143, told
+    ended = re.search(r"sft: ended on SIGTERM after step (\d+) of \d+; the same command goes on", told)
+    assert ended and killed_at < int(ended[1]) == last_step(log) < finetuned.metrics["steps"]
+    assert not (tmp_path / "out").exists()
+    with damaged(work):
+        refused = start(config, stderr=subprocess.PIPE)
+        said = refused.communicate(timeout=HANG_S)[1]
+        assert re.search(r"every checkpoint is damaged .*_optim_states.pt has changed since it was written", said)
+        assert refused.returncode == 2 and not (tmp_path / "out").exists()
+    before = reported(work)
+
+    flip_a_bit(work, newest_checkpoint(work))
+    third = start(config)
+    told, _ = third.communicate(timeout=HANG_S)
+    assert third.returncode == 0, told
+    assert re.search(r"_optim_states.pt has changed .*; it is passed over, and now called damaged_checkpoint_", told)
+    assert published_like(tmp_path / "out", finetuned)
+    steps = reported(work)
+    assert steps.count(min(steps)) == 1, "no run must have started over"
+    every = sft_settings["training"]["eval_every"]
+    assert int(ended[1]) - every < steps[len(before)] <= int(ended[1]), "the third goes on from the one before it"
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("stage", "settings", "whole", "step"), [
+    ("pretrain", "pretrain_settings", "pretrained", 10), ("reward", "reward_settings", "rewarded", 20),
+])
+def test_other_stages_go_on_from_a_kill_to_the_same_numbers(request, tmp_path, stage, settings, whole, step):
+    """Pretraining in its first epoch, the reward model in its second."""
+    undisturbed, config = request.getfixturevalue(whole), tmp_path / "config.yaml"
+    config.write_text(json.dumps({"output": str(tmp_path / "out"), **request.getfixturevalue(settings)}))
+    log = tmp_path / "out.work" / "metrics.jsonl"
+    first = start(config, stage)
+    wait_until(lambda: step <= last_validated(log) < last_step(log), lambda: first.poll() is None)
+    first.kill()
+    first.wait()
+    assert last_step(log) < undisturbed.metrics["steps"]
+    second = start(config, stage)
+    told, _ = second.communicate(timeout=HANG_S)
+    assert second.returncode == 0, told
+    assert reported(tmp_path / "out.work").count(5) == 1, "it must not have started over"
+    assert published_like(tmp_path / "out", undisturbed)
+
+
+def attempts_of(work):
+    """The numbers of the attempts whose directories are there."""
+    return sorted(int(path.name.rpartition(".")[2]) for path in work.glob("ray_train/*.[0-9]*/"))
+
+
+def reported(work):
+    """The steps of the rows that the workers of all attempts reported."""
+    newest = max(work.glob("ray_train/*.[0-9]*/"), key=lambda path: path.name)
+    return [row["step"] for row in read_json_lines(newest / "reports.jsonl")]
+
+
+def command_of(process):
+    """Empty for one that has ended meanwhile."""
+    import psutil
+
+    try:
+        return "".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def last_validated(log):
+    return max((row["step"] for row in read_json_lines(log) if "validation_loss" in row), default=0)
+
+
+def last_step(log):
+    return max((row["step"] for row in read_json_lines(log)), default=0)
+
+
+@pytest.mark.exhaustive
 def test_a_lost_worker_is_replaced_and_the_numbers_stay(sft_settings, finetuned, tmp_path):
     """Ray Train starts the workers again from the newest checkpoint (max_failures); none ends without the other."""
     import psutil
@@ -243,9 +321,9 @@ def test_a_lost_worker_is_replaced_and_the_numbers_stay(sft_settings, finetuned,
 
     def lose_a_worker():
         wait_until(lambda: validated(tmp_path / "lost.work" / "metrics.jsonl"))
-        workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in "".join(p.cmdline())]
-        lost.append(workers[0].pid)
-        workers[0].kill()
+        worker = next(p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in command_of(p))
+        lost.append(worker.pid)
+        worker.kill()
 
     thread = threading.Thread(target=lose_a_worker)
     thread.start()
@@ -255,21 +333,43 @@ def test_a_lost_worker_is_replaced_and_the_numbers_stay(sft_settings, finetuned,
     assert published_like(tmp_path / "lost", finetuned)
 
 
-def start(content):
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, content], env=environment)
+def pickles(work, checkpoint="checkpoint_*"):
+    """What DeepSpeed would unpickle."""
+    return sorted(work.glob(f"ray_train/*/{checkpoint}/**/*_optim_states.pt"))
+
+
+def newest_checkpoint(work):
+    """The name of the one that is gone on from."""
+    from rlhf.training.snapshot import saved
+
+    (attempt,) = work.glob("ray_train/*.[0-9]*/")
+    return saved(attempt)[-1].name
+
+
+@contextmanager
+def damaged(work):
+    """One bit of each pickle is another inside the block, in which another attempt may take them over."""
+    flip_a_bit(work)
+    yield
+    flip_a_bit(work)
+
+
+def flip_a_bit(work, *checkpoint):
+    paths = pickles(work, *checkpoint)
+    assert paths
+    for path in paths:
+        content = path.read_bytes()
+        path.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
+
+
+def start(config, stage="sft", **options):
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, "-m", "rlhf", stage, str(config), "cluster.cpus=2"]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, **options)
 
 
 def validated(log):
     return any("validation_loss" in row for row in read_json_lines(log))
-
-
-def wait_until(condition, alive=lambda: True, limit_s=240):
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert alive(), "the run ended before it could be disturbed"
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_more_than_the_cluster_has_is_refused_at_once(world, cluster):
