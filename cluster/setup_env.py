@@ -9,6 +9,7 @@ interrupted installation is recognised and made again.
 
 import fcntl
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -114,7 +115,10 @@ def make() -> None:
         pip("install", "--no-deps", f"setuptools=={pins['setuptools']}")
     install_torch(pins["torch"])
     say(f"torch {pins['torch']} is in place; {len(pins)} pins altogether")
-    pip("install", "--no-deps", "--no-compile", "--no-build-isolation", "-r", str(PINS))
+    others = [f"{name}=={version}" for name, version in pins.items() if name != "deepspeed"]
+    pip("install", "--no-deps", "--no-compile", "--no-build-isolation", *others)
+    if "deepspeed" in pins:
+        install_deepspeed(pins["deepspeed"])
     compile_all()
 
 
@@ -131,6 +135,18 @@ def install_torch(version: str) -> None:
     raise SetupError(
         f"{requirement} was found neither through pip's own configuration nor at {CPU_INDEX}; make one of them "
         "serve it, for instance a directory with its wheel: PIP_FIND_LINKS=/path/to/wheels"
+    )
+
+
+def install_deepspeed(version: str) -> None:
+    """With the operator through which ranks on CPUs talk; DeepSpeed would compile it in the midst of the first run.
+
+    A wheel in pip's cache may be without it, hence --no-cache-dir.
+    """
+    say("compiling DeepSpeed's operator for CPUs")
+    pip(
+        "install", "--no-deps", "--no-compile", "--no-build-isolation", "--no-cache-dir", f"deepspeed=={version}",
+        DS_ACCELERATOR="cpu", DS_BUILD_SHM_COMM="1",
     )
 
 
@@ -157,23 +173,24 @@ def verify() -> None:
         raise SetupError(f"torch in .venv is not the pinned CPU build ({last}); delete {VENV} and try again")
 
 
-def pip(*arguments: str) -> None:
+def pip(*arguments: str, **variables: str) -> None:
     """Run the pip of .venv under the user's own pip configuration; raises SetupError when it fails."""
-    if not attempt_pip(*arguments):
+    if not attempt_pip(*arguments, **variables):
         raise failure(f"pip {arguments[0]}")
 
 
-def attempt_pip(*arguments: str) -> bool:
+def attempt_pip(*arguments: str, **variables: str) -> bool:
     options = ("--disable-pip-version-check", "--no-input")
-    return attempt(str(VENV / "bin" / "python"), "-m", "pip", *options, *arguments)
+    return attempt(str(VENV / "bin" / "python"), "-m", "pip", *options, *arguments, **variables)
 
 
-def attempt(*command: str) -> bool:
-    """Run a command with its output in the log; whether it succeeded."""
+def attempt(*command: str, **variables: str) -> bool:
+    """Run a command, with these environment variables as well and its output in the log; whether it succeeded."""
     with open(LOG, "ab") as log:
         log.write(f"$ {' '.join(command)}\n".encode())
         log.flush()
-        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log).returncode == 0
+        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        return subprocess.run(command, env={**os.environ, **variables}, **streams).returncode == 0
 
 
 def failure(what: str) -> SetupError:

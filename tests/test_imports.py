@@ -33,7 +33,7 @@ ENGINES = {
     "vllm": ("rlhf.sampling.vllm_engine",),
     "deepspeed": (
         "rlhf.training.deepspeed_engine", "rlhf.training.deepspeed_state", "rlhf.training.divided",
-        "rlhf.training.pickles", "rlhf.training.ranks",
+        "rlhf.training.operators", "rlhf.training.pickles", "rlhf.training.ranks",
     ),
 }
 

@@ -23,6 +23,12 @@ def test_this_environment_holds_exactly_the_pins() -> None:
     assert not {"torchvision", "torchaudio", "torchcodec"} & have.keys()
 
 
+def test_deepspeed_has_its_operator_for_cpus() -> None:
+    from deepspeed.git_version_info import installed_ops
+
+    assert installed_ops["deepspeed_shm_comm"], "a first run would compile it"
+
+
 def test_what_the_pins_leave_out_is_only_what_is_meant_to_be() -> None:
     have = dict(here())
     missing = {

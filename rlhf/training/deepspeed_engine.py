@@ -17,6 +17,7 @@ from rlhf.device import current, has_gpu
 from rlhf.ppo.config import LearnerConfig, OptimizerConfig
 from rlhf.sound import SoundDirectory
 from rlhf.training import deepspeed_state, pickles
+from rlhf.training.operators import OFFLOADED_ADAM, load_operator
 
 CHECKPOINT_TAG = "state"
 
@@ -49,6 +50,8 @@ class DeepSpeedEngine:
         self.steps_done = 0
         self.left_out = 0  # of the last steps, in a row
         self.ranks = dist.get_world_size()
+        if config.zero.offload_optimizer:
+            load_operator(OFFLOADED_ADAM)
         parameters = [p for p in module.parameters() if p.requires_grad]
         own_optimizer = None if config.zero.offload_optimizer else _adamw(parameters, config.optimizer)
         self.engine, self.optimizer, _, _ = deepspeed.initialize(

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from rlhf.device import collective_backend, has_gpu
 from rlhf.errors import ResourceError
+from rlhf.training.operators import RANKS_ON_CPUS, load_operator
 
 _REACHED_S = 60.0
 
@@ -58,6 +59,7 @@ def join_ranks(rank: Rank) -> None:
     )
     if not has_gpu():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        load_operator(RANKS_ON_CPUS)
     import deepspeed
 
     # The run's own deadline finds a rank that hangs, and names it; the collective's would name the ranks that wait.

@@ -13,6 +13,7 @@ from pathlib import Path
 from rlhf.startup import started, starting
 from rlhf.training.disk import room_for
 from rlhf.training.jobs import TrainJob
+from rlhf.training.operators import OFFLOADED_ADAM, RANKS_ON_CPUS, load_operator
 from rlhf.training.pickles import go_on_training
 from rlhf.training.shares import require_as_sealed
 
@@ -21,6 +22,7 @@ def run_worker(job: TrainJob) -> None:
     """The train loop of one worker; goes on from the newest checkpoint of the run when there is one."""
     starting()
     _prepare_process(job)
+    _load_operators(job)
     import ray.train
 
     from rlhf.training.trainers import build_trainer
@@ -35,6 +37,13 @@ def run_worker(job: TrainJob) -> None:
         else:
             with checkpoint.as_directory() as directory:
                 go_on_training(trainer, require_as_sealed(Path(directory)))
+
+
+def _load_operators(job: TrainJob) -> None:
+    if not job.training.workers.gpus:
+        load_operator(RANKS_ON_CPUS)
+    if job.training.deepspeed.offload_optimizer:
+        load_operator(OFFLOADED_ADAM)
 
 
 def _room_in(scratch: str) -> AbstractContextManager[None]:
