@@ -12,6 +12,7 @@ from actors.network import collectives_at
 from actors.process import RoleProcess
 from rlhf import device
 from rlhf.batch import Experience, Rollout, concatenate
+from rlhf.errors import RunError
 from rlhf.metrics import Metrics
 from rlhf.ppo.config import LearnerConfig, PPOConfig
 from rlhf.sampling.weight_transfer import TransferGroup, WeightInfo, WeightSender
@@ -51,6 +52,13 @@ class LearnerProcess(RoleProcess):
         return self.learner.update(experience, step, self.config.seed * 1_000_003 + step)
 
     def save(self, directory: Path) -> None:
+        """Write this rank's share below `directory`. Raises RunError where this node does not see the checkpoint that
+        the driver has begun: the share would lie here alone."""
+        if not directory.parent.is_dir():
+            raise RunError(
+                f"{directory.parent}: not there on the node of {self!r}; give an output on storage that every node "
+                f"shares, by its absolute path"
+            )
         self.learner.save(directory)
 
     def load(self, directory: SoundDirectory) -> None:

@@ -173,13 +173,31 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 durably: temporary file, fsync, rename."""
+    """Write UTF-8 durably, as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write durably: beside the file, then in its place. Whenever the process or the machine dies, the file is the
+    old one or the new one."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
+    temporary.write_bytes(content)
+    put_in_place(temporary, path)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Give a file that was written beside `path` that name, durably."""
+    sync(temporary)
     os.replace(temporary, path)
+    sync(path.parent)
+
+
+def make_durably(directory: Path) -> None:
+    """Make a directory, and those above it, so that it survives a crash of the machine."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync(path.parent)
 
 
 def sync(path: Path) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from rlhf.artifacts import make_durably
 from rlhf.errors import RunError
 
 LOCK = "lock"
@@ -45,8 +46,8 @@ def locked(directory: Path, note: Callable[[str], None]) -> Iterator[None]:
 def _taken(directory: Path, note: Callable[[str], None]) -> Iterator[IO[str] | None]:
     """The lock file, held; None on a file system without locks."""
     for _ in range(_ATTEMPTS):
-        directory.mkdir(parents=True, exist_ok=True)
         try:
+            make_durably(directory)
             stream = open(directory / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - closed below
         except FileNotFoundError:
             continue  # whoever made the directory has found nothing to keep in it

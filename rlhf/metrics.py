@@ -11,9 +11,10 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from rlhf.artifacts import write_text
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,7 @@ class JsonLines:
     def __init__(self, path: Path, keep_through: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_json_lines(path) if keep_through is None or row["step"] <= keep_through]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text)
-        temporary.replace(path)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the sink
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -127,19 +125,18 @@ class TensorBoard:
 
 
 def read_json_lines(path: Path) -> list[dict]:
-    """Rows of a metrics file, up to the first line that is none: a last one that a crash cut short is left out."""
-    return list(takewhile(lambda row: isinstance(row.get("step"), int | float), read_objects(path)))
+    """Rows of a metrics file. A line that is none, such as a last one that a crash cut short, is left out."""
+    return [row for row in read_objects(path) if isinstance(row.get("step"), int | float)]
 
 
 def read_objects(path: Path) -> list[dict]:
-    """The objects of a file with one a line, up to the first line that is none."""
-    rows: list[dict] = []
-    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
-        try:
-            row = json.loads(line) if line.strip() else None
-        except (ValueError, RecursionError):  # not JSON, not UTF-8
-            break
-        if row is not None and not isinstance(row, dict):
-            break
-        rows += [] if row is None else [row]
-    return rows
+    """The objects of a file with one a line; a line that is none is left out."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    return [row for row in map(_parsed, lines) if isinstance(row, dict)]
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):  # not JSON, not UTF-8
+        return None

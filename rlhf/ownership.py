@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rlhf.artifacts import write_bytes, write_text
 from rlhf.config import ConfigT, dump
 from rlhf.errors import RunError, UserError
 from rlhf.events import EVENTS
@@ -49,7 +50,7 @@ def config_beside(directory: Path, config: ConfigT) -> Iterator[Callable[[], Non
         yield lambda: done.append(True)
     except RunError:
         if before is not None and not done:
-            path.write_bytes(before)
+            write_bytes(path, before)
         raise
 
 
@@ -57,6 +58,6 @@ def write_config(directory: Path, config: ConfigT) -> None:
     """Write the resolved config, every default spelled out. Raises RunError when the directory cannot be written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / CONFIG).write_text(dump(config), encoding="utf-8")
+        write_text(directory / CONFIG, dump(config))
     except OSError as error:
         raise RunError(f"{directory}: not writable ({error.strerror}); give another output directory") from None

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import Protocol
 
@@ -81,7 +81,8 @@ def requests(note: Callable[[str], None], on_request: Callable[[], None] = lambd
     def on_signal(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         on_request()
-        note("SIGTERM: ends as soon as there is a checkpoint; a second signal ends it at once")
+        with suppress(OSError, RuntimeError):  # nobody reads any more, or the signal came amid another line
+            note("SIGTERM: ends as soon as there is a checkpoint; a second signal ends it at once")
         stop.ask()
 
     before = signal.signal(signal.SIGTERM, on_signal)

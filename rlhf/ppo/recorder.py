@@ -8,7 +8,7 @@ from typing import Protocol
 
 from rlhf.events import add_event, read_events
 from rlhf.interfaces import Position
-from rlhf.metrics import JsonLines, MetricsSink, TensorBoard
+from rlhf.metrics import JsonLines, MetricsSink, TensorBoard, read_json_lines
 from rlhf.ppo.at_hand import STEP
 from rlhf.progress import Progress
 
@@ -49,14 +49,24 @@ class RunRecorder:
     def begin(self, step: int) -> None:
         """Open the sinks, dropping what an interrupted run wrote after `step`."""
         self._close_sinks()
+        metrics = self.work / "metrics.jsonl"
+        self._say_what_is_lost(metrics, step)
         self.sinks = [
-            JsonLines(self.work / "metrics.jsonl", keep_through=step),
+            JsonLines(metrics, keep_through=step),
             TensorBoard(self.work / "tensorboard", purge_after=step),
         ]
         add_event(self.work, begins_after=step)
         restarts = sum("begins_after" in event for event in read_events(self.work)) - 1
         for watcher in self.watchers:
             watcher.begin(step, self.total, restarts)
+
+    def _say_what_is_lost(self, metrics: Path, through: int) -> None:
+        lost = sorted(set(range(1, through + 1)) - {row["step"] for row in read_json_lines(metrics)})
+        if lost:
+            self.progress.note(
+                f"{metrics}: damaged: without the numbers of {len(lost)} of the {through} steps until now, the first "
+                f"of them {lost[0]}; the run goes on, and its curve has a gap there"
+            )
 
     def enter(self, step: int, phase: str) -> None:
         """A phase of a step begins."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf.artifacts import put_in_place
 from rlhf.batch import Prompt, PromptBatch, Rollout
 from rlhf.errors import DataError
 from rlhf.metrics import Max, Mean, Metrics, Sum
@@ -45,7 +46,7 @@ class SavedRollout:
 
 
 def write_rollout(path: Path, saved: SavedRollout, responses: Sequence[str]) -> None:
-    """Write a file; a half-written one never carries the final name. `responses`: their texts, for people."""
+    """Write a file durably; a half-written one never carries the final name. `responses`: their texts, for people."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -64,7 +65,7 @@ def write_rollout(path: Path, saved: SavedRollout, responses: Sequence[str]) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     pq.write_table(table.replace_schema_metadata({"rlhf": json.dumps(said)}), temporary)
-    temporary.replace(path)
+    put_in_place(temporary, path)
 
 
 def read_rollout(path: Path, pad_token: int, parts: Sequence[str]) -> SavedRollout:

@@ -104,8 +104,10 @@ def _scores(url: str, body: bytes, wanted: int) -> list[float | Failure]:
     try:
         answer: Any = json.loads(body)
         scores, errors = answer["scores"], answer.get("errors") or {}
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _Failed(f'{url} answered without {{"scores": […]}}', again=False) from None
+    if not isinstance(errors, dict):
+        raise _Failed(f'{url} answered "errors" that are no object: index of the sample → text', again=False)
     if not isinstance(scores, list) or len(scores) != wanted:
         found = f"{len(scores)} scores" if isinstance(scores, list) else "no list of scores"
         raise _Failed(f"{url} answered {found} for {wanted} samples", again=False)

@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf.artifacts import sync
+from rlhf.artifacts import make_durably, sync
 from rlhf.errors import RunError
 from rlhf.full_disk import where_full
 from rlhf.ppo.loop import LoopState, Roles
 from rlhf.sound import SoundDirectory
 from rlhf.training.disk import mib, size_of
-from rlhf.training.seal import contents, foreign, seal, shallow_damage, verified
+from rlhf.training.seal import DAMAGED, contents, foreign, seal, shallow_damage, verified
 
 _STEP = re.compile(r"step_\d{6,}")
 
@@ -55,6 +55,10 @@ class DirectoryCheckpoints:
         """Checkpoints that were renamed into place, oldest first."""
         return published(self.directory)
 
+    def _damaged(self) -> Iterator[Path]:
+        """Those that were passed over, and have lost their name."""
+        return (path for path in self.directory.glob(f"{DAMAGED}step_*") if _STEP.fullmatch(path.name[len(DAMAGED):]))
+
     def restore(self, roles: Roles) -> LoopState | None:
         """Load the newest checkpoint that is as it was written; None where none was ever made.
 
@@ -63,15 +67,15 @@ class DirectoryCheckpoints:
         """
         for left_over in self.directory.glob(".step_*"):
             shutil.rmtree(left_over, ignore_errors=True)
-        passed_over = any(self.directory.glob("damaged_step_*"))
+        passed_over = any(self._damaged())
         for checkpoint in reversed(self.published()):
             found = verified(checkpoint)
             if isinstance(found, SoundDirectory):
                 _require_readable(checkpoint)
                 return self._load(found, roles)
-            aside = checkpoint.with_name(f"damaged_{checkpoint.name}")
+            aside = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}")
             _remove(aside)
-            checkpoint.rename(aside)  # its name is for one that can be gone on from
+            checkpoint.rename(aside)
             passed_over = True
             self.note(f"{checkpoint} is damaged: {found}; it is passed over, and now called {aside.name}")
         if passed_over:
@@ -99,7 +103,8 @@ class DirectoryCheckpoints:
         draft = self.directory / f".{target.name}.{self._attempt}.draft"
         with self._explained(draft):
             _remove(draft)
-            draft.mkdir(parents=True)
+            make_durably(self.directory)
+            draft.mkdir()
             self._require_room()
             saving = [
                 roles.policy.save(draft / "policy"), roles.critic.save(draft / "critic"),
@@ -107,11 +112,6 @@ class DirectoryCheckpoints:
             ]
             for handle in saving:
                 handle.get()
-        if not any(path.is_file() for path in draft.rglob("*")):
-            raise RunError(
-                f"{draft.absolute()}: the learners' files are not here; give an output on storage that every "
-                f"node shares, by its absolute path"
-            )
         kept = {name: number for name, number in numbers.items() if math.isfinite(number)}
         self._pending = self._beside.submit(self._publish, draft, target, {"state": asdict(state), "numbers": kept})
 
@@ -143,7 +143,7 @@ class DirectoryCheckpoints:
         sound = [path for path in self.published() if shallow_damage(path) is None]
         newest = sound[-self.keeping.newest :]
         stay = {*newest, self.best(sound)}
-        for old in self.published():
+        for old in (*self.published(), *self._damaged()):
             if _step_of(old) < _step_of(newest[0]) and old not in stay:
                 _remove(old)
 
@@ -185,7 +185,7 @@ class DirectoryCheckpoints:
 
 def _step_of(checkpoint: Path) -> int:
     """By number: beyond a million steps, names no longer sort."""
-    return int(checkpoint.name.removeprefix("step_"))
+    return int(checkpoint.name.removeprefix(DAMAGED).removeprefix("step_"))
 
 
 def _require_readable(checkpoint: Path) -> None:

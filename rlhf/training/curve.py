@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf import metrics
+from rlhf.artifacts import write_bytes
 from rlhf.context import RunContext
 
 _POLL_S = 0.2
@@ -74,7 +75,9 @@ def following(path: Path, curve: Curve) -> Iterator[None]:
     rows = metrics.read_json_lines(path)
     curve.restore(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    position = path.write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode())
+    whole = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    write_bytes(path, whole)
+    position = len(whole)
     stop = threading.Event()
     work = (path, position, curve.add, stop)
     thread = threading.Thread(target=_follow, args=work, name="training-curve", daemon=True)

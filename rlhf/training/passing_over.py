@@ -7,9 +7,8 @@ from pathlib import Path
 
 from rlhf.errors import RunError
 from rlhf.training import shares, snapshot
+from rlhf.training.seal import DAMAGED
 from rlhf.training.snapshot import Saved
-
-DAMAGED = "damaged_"
 
 
 def pass_over_damaged(directory: Path, note: Callable[[str], None]) -> None:

@@ -19,6 +19,7 @@ from rlhf.artifacts import sync, write_text
 from rlhf.sound import SoundDirectory
 
 MANIFEST, SEAL = "checkpoint.json", "checkpoint.sha256"
+DAMAGED = "damaged_"  # before the name of one that was passed over: its own is for what can be gone on from
 FORMAT = 1
 """Of what lies in a checkpoint, all of its files. Another number where this code could not go on from an older one:
 `tests/golden` has a checkpoint of each number that it can."""
