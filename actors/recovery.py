@@ -21,7 +21,7 @@ from ray.exceptions import (
 )
 
 from actors.errors import users_error
-from actors.out_of_memory import require_memory_left
+from actors.out_of_memory import require_memory_left, savings
 from actors.pool import LookAfter, Pool
 from actors.room import await_room
 from actors.watchdog import Verdict, Watchdog
@@ -40,6 +40,7 @@ _LOST = (
 _NAME = re.compile(r"^\s*name: (\S+)", re.MULTILINE)
 _IDENTITY = re.compile(r"\b[0-9a-f]{32}\b")  # Ray names some lost actors by it alone
 _UNNAMED = "an actor"
+_TAKE_MEMORY = {"policy", "critic", "reference", "rollout"}  # roles whose settings say how much
 _NO_PROGRESS = 3  # losses in a row at one step, of whatever actors, after which a run gives up
 
 
@@ -50,6 +51,7 @@ class Loss:
     who: str
     position: Position
     reason: str
+    hung: bool = False
 
     def __str__(self) -> str:
         return f"{self.who} was lost in {place(self.position)}: {self.reason}"
@@ -86,9 +88,18 @@ class Losses:
         if at_this_step and (at_this_step[-1].same_as(loss) or len(at_this_step) + 1 >= _NO_PROGRESS):
             raise RunError(
                 f"{loss}; it is loss {len(at_this_step) + 1} at this step, so starting again does not help: look at "
-                f"the log of {loss.who} in Ray's session directory, mend the cause, and run the same command"
+                f"the log of {loss.who} in Ray's session directory{self._memory(loss)}; mend the cause, and run the "
+                f"same command"
             )
         self.note(f"{loss}; {self.remedy}")
+
+
+    def _memory(self, loss: Loss) -> str:
+        """A kernel or a container that ends a process for its memory leaves no other word than its death."""
+        role = loss.who.partition("[")[0]
+        if role not in _TAKE_MEMORY or loss.hung:
+            return ""
+        return f"; where it was killed for want of memory, {savings(role, self.config)}"
 
 
 def names_in(pools: Mapping[str, Pool]) -> Named:
@@ -137,7 +148,7 @@ def loss_of(
     if users_error(error) is not None:
         return None
     if verdict is not None:
-        return Loss(" and ".join(sorted({each.actor for each in verdict.suspects})), position, str(verdict))
+        return Loss(" and ".join(sorted({each.actor for each in verdict.suspects})), position, str(verdict), hung=True)
     while isinstance(error, RayTaskError) and isinstance(error.cause, RayError):
         error = error.cause  # of a task whose argument the lost process was to make
     if not isinstance(error, _LOST):

@@ -57,7 +57,7 @@ STAGES: dict[str, Stage] = {
     ),
 }
 OTHER_COMMANDS = (
-    "run", "compare", "keys", "config", "serve-reward", "checkpoints", "cluster", "plan", "doctor", "watch",
+    "run", "compare", "keys", "config", "serve-reward", "checkpoints", "cluster", "plan", "doctor", "watch", "replay",
 )
 USER_ERROR = 2
 INTERRUPTED = 130  # as a shell has it: 128 + SIGINT

@@ -81,6 +81,16 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
     assert EXIT_CODE == 143
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError("nobody reads"), RuntimeError("reentrant call")], ids=repr)
+def test_a_request_that_cannot_be_told_is_one_all_the_same(error: Exception) -> None:
+    def note(_: str) -> None:
+        raise error
+
+    with requests(note) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+
+
 def test_elsewhere_than_in_the_main_thread_nothing_changes() -> None:
     before, seen = signal.getsignal(signal.SIGTERM), []
 

@@ -8,6 +8,8 @@ import pytest
 
 from rlhf import artifacts, unfinished
 from rlhf.config import dump
+from rlhf.errors import RunError
+from rlhf.ownership import config_beside
 from rlhf.stage import StageConfig
 
 
@@ -44,6 +46,25 @@ def test_the_same_config_goes_on_also_when_it_runs_elsewhere(tmp_path: Path) -> 
     elsewhere = Trained(output=tmp_path / "other", cluster={"cpus": 7})
     assert unfinished.problem(work, config(tmp_path)) is None
     assert unfinished.problem(work, elsewhere) is None
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_config_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch, refused: bool) -> None:
+    """The disk fails while the config of the same run is written again, or while it is put back."""
+    work = interrupted(tmp_path)
+    before = (work / "config.yaml").read_bytes()
+
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises((RunError, OSError)), monkeypatch.context() as patch:
+        if not refused:
+            patch.setattr(artifacts.os, "fsync", fails)
+        with config_beside(work, config(tmp_path)):
+            patch.setattr(artifacts.os, "fsync", fails)
+            raise RunError("refused")
+    assert (work / "config.yaml").read_bytes() == before
+    assert unfinished.problem(work, config(tmp_path)) is None
 
 
 def test_without_a_checkpoint_there_is_nothing_to_lose(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`rlhf compare`, `rlhf watch` and `rlhf checkpoints`: what the directories of runs say."""
+"""`rlhf compare`, `watch`, `checkpoints` and `replay`: what the directories of runs say."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ DAMAGED = 1  # a checkpoint is not as it was written
 
 
 def add_run_commands(app: typer.Typer) -> None:
-    """Add `compare`, `checkpoints` and `watch`."""
+    """Add `compare`, `checkpoints`, `replay` and `watch`."""
     app.command("compare")(compare_runs)
     app.command("checkpoints")(show_checkpoints)
+    app.command("replay")(replay_batch)
     app.command("watch")(watch_run)
 
 
@@ -83,6 +84,16 @@ def _export(config: Any, checkpoints: Path, step: int | None, target: Path) -> N
         raise ConfigError(f"--step: {checkpoints} has no checkpoint{asked}; list them without --export")
     export_checkpoint(config, found[-1], target)
     typer.echo(f"{target}: the policy of {found[-1].name}")
+
+
+def replay_batch(
+    batch: Annotated[Path, typer.Argument(help="one of failures/*.safetensors below the work directory of a PPO run")],
+) -> None:
+    """Compute a batch that was not finite again, in this process, and say where the first such number comes from."""
+    from rlhf.training.replay import replay
+
+    for line in replay(batch):
+        typer.echo(line)
 
 
 def watch_run(

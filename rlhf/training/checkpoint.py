@@ -37,7 +37,7 @@ class Keeping:
 def published(directory: Path) -> list[Path]:
     """Checkpoints that were renamed into place, oldest first."""
     found = (path for path in directory.glob("step_*") if _STEP.fullmatch(path.name) and path.is_dir())
-    return sorted(found, key=_step_of)
+    return sorted(found, key=step_of)
 
 
 class DirectoryCheckpoints:
@@ -144,7 +144,7 @@ class DirectoryCheckpoints:
         newest = sound[-self.keeping.newest :]
         stay = {*newest, self.best(sound)}
         for old in (*self.published(), *self._damaged()):
-            if _step_of(old) < _step_of(newest[0]) and old not in stay:
+            if step_of(old) < step_of(newest[0]) and old not in stay:
                 _remove(old)
 
     def best(self, sound: list[Path]) -> Path | None:
@@ -152,7 +152,7 @@ class DirectoryCheckpoints:
         name = self.keeping.best_by
         found = {path: contents(path)["numbers"].get(name) for path in sound if foreign(path) is None}
         scored = {path: number for path, number in found.items() if number is not None}
-        return max(scored, key=lambda path: (scored[path], _step_of(path))) if scored else None
+        return max(scored, key=lambda path: (scored[path], step_of(path))) if scored else None
 
     def _require_room(self) -> None:
         """Raises OSError before anything is written that would not fit: as much as the newest checkpoint took."""
@@ -183,8 +183,8 @@ class DirectoryCheckpoints:
             ) from error
 
 
-def _step_of(checkpoint: Path) -> int:
-    """By number: beyond a million steps, names no longer sort."""
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was made. By number: beyond a million steps, names no longer sort."""
     return int(checkpoint.name.removeprefix(DAMAGED).removeprefix("step_"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from ray.exceptions import (
     ActorDiedError,
@@ -82,8 +84,10 @@ def test_a_loss_is_told_once_and_again_at_the_same_step_ends_the_run() -> None:
     unnamed.survive(GetTimeoutError("gone"), UPDATE, None)  # of another actor, for all that is known
     twice = Losses(notes.append, "going on", CONFIG)
     twice.survive(died(), UPDATE, None)
-    with pytest.raises(RunError, match="it is loss 2 at this step"):
+    with pytest.raises(RunError, match="it is loss 2 at this step") as ended:
         twice.survive(died(), UPDATE, None)
+    lower = r"where it was killed for want of memory, lower policy.micro_batch_tokens \([\d,]+ now\).*; mend the cause"
+    assert re.search(lower, str(ended.value))
 
 
 def test_an_actor_of_which_ray_says_its_identity_alone_is_named() -> None:

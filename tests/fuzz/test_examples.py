@@ -144,10 +144,10 @@ def test_a_task_without_an_answer_is_found_before_anything_is_sampled(tmp_path: 
 
 
 @pytest.mark.parametrize("line", [b"\xff\n", b"[1]\n", b'"x"\n', b'{"loss": 1}\n', b'{"step": "x"}\n', b"[" * 9000])
-def test_metrics_are_read_up_to_what_is_no_row(tmp_path: Path, line: bytes) -> None:
+def test_of_metrics_a_line_that_is_no_row_is_left_out(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"step": 1}\n' + line + b'{"step": 3}\n')
-    assert read_json_lines(path) == [{"step": 1}]
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n{"step": 4')
+    assert read_json_lines(path) == [{"step": 1}, {"step": 3}]
 
 
 @pytest.mark.parametrize(

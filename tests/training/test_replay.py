@@ -1,0 +1,108 @@
+"""`rlhf replay`: where the first number that is not finite comes from, of what learners have really saved."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rlhf.cli import main
+from rlhf.config import merge
+from rlhf.errors import ConfigError
+from rlhf.ownership import write_config
+from rlhf.ppo.config import PPOConfig
+from rlhf.training.replay import read_saved, replay
+from tests.training.ranks import Case, batch_of, config_of
+
+SPOILT = 0  # the row of `batch_of` whose advantages are NaN
+
+
+def saved(work: Path, config: PPOConfig, tensors: dict[str, torch.Tensor], name: str) -> Path:
+    """As a run leaves it below its work directory."""
+    write_config(work, config)
+    (work / "failures").mkdir()
+    save_file(tensors, str(work / "failures" / name))
+    return work / "failures" / name
+
+
+def said(batch: Path) -> dict[str, str]:
+    """The lines, by their first word."""
+    return {line.partition(":")[0]: line.partition(": ")[2] for line in list(replay(batch))[1:]}
+
+
+@pytest.fixture
+def config(tiny_models: Any, tmp_path: Path) -> PPOConfig:
+    return config_of(Case(batch="even"), tiny_models, tmp_path / "ppo")
+
+
+@pytest.mark.parametrize("role", ["policy", "critic"])
+def test_numbers_of_the_batch_are_named_with_their_rows(config: PPOConfig, tmp_path: Path, role: str) -> None:
+    _, spoilt = batch_of(Case(batch="even"), 250, spoilt=True)
+    path = saved(tmp_path / "ppo.work", config, vars(spoilt), f"step_000003_{role}_5_rank0.safetensors")
+    told = said(path)
+    assert told["forward"] == "all finite" and told["loss"] == "nan"
+    assert re.fullmatch(r"(\d+) of \1 parameters not finite, .* the last of them", told["gradient"])
+    assert told["weights"] == "those that the run began with; it has no sound checkpoint from before step 3"
+    lines = list(replay(path))
+    assert lines[0] == f"step 3, role {role}: 6 rows, {path.name}"
+    assert lines[1:3] == [f"batch: {name} not finite in row {SPOILT}" for name in ("advantages", "returns")]
+
+
+def test_a_module_of_the_model_is_named(config: PPOConfig, tiny_models: Any, tmp_path: Path) -> None:
+    from rlhf.models.loading import load_causal_lm
+
+    spoilt = Path(shutil.copytree(tiny_models.tied, tmp_path / "spoilt"))
+    model = load_causal_lm(spoilt, torch.float32)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 4] = float("inf")
+    model.save_pretrained(spoilt)
+    changed = PPOConfig.model_validate(merge(config.model_dump(), {"policy": {"model": str(spoilt)}}))
+    _, batch = batch_of(Case(batch="even"), 250)
+    told = said(saved(tmp_path / "ppo.work", changed, vars(batch), "step_000001_policy_1_rank0.safetensors"))
+    assert told["batch"] == "all finite"
+    named = "the first output that is not finite is that of body.layers.1.mlp.up_proj, in rows 0, 1, 2, 3, 4, 5"
+    assert told["forward"] == named
+
+
+def test_what_a_role_answered_for_a_rollout_is_listed(config: PPOConfig, tmp_path: Path, capsys: Any) -> None:
+    rollout, _ = batch_of(Case(batch="even"), 250)
+    tensors = {name: value for name, value in vars(rollout).items() if isinstance(value, torch.Tensor)}
+    scores = torch.tensor([0.0, float("nan"), 1.0, float("inf"), 2.0, 3.0])
+    path = saved(
+        tmp_path / "ppo.work", config, {**tensors, "scores": scores}, "step_000002_reward.style.safetensors"
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", str(path)])
+    assert not ended.value.code
+    assert capsys.readouterr().out.splitlines() == [
+        f"step 2, role reward.style: 6 rows, {path.name}", "batch: scores not finite in rows 1, 3",
+    ]
+
+
+def test_what_is_no_such_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    remedy = "give one of failures/\\*.safetensors of a run"
+    with pytest.raises(ConfigError, match=rf"model.safetensors: not the name of a saved batch; {remedy}"):
+        read_saved(tmp_path / "model.safetensors")
+    path = tmp_path / "step_000002_policy_1_rank0.safetensors"
+    with pytest.raises(ConfigError, match=rf"cannot be read \(.*\); {remedy}"):
+        read_saved(path)
+    path.write_bytes(b"no batch")
+    with pytest.raises(ConfigError, match=rf"cannot be read \(.*\); {remedy}"):
+        read_saved(path)
+    save_file({"weight": torch.zeros(1)}, str(path))
+    with pytest.raises(ConfigError, match=rf"holds no batch; {remedy}"):
+        read_saved(path)
+
+
+def test_a_batch_of_another_version_is_refused_in_a_sentence(config: PPOConfig, tmp_path: Path) -> None:
+    _, batch = batch_of(Case(batch="even"), 250)
+    tensors = {name: value for name, value in vars(replace(batch)).items() if name != "weights"}
+    path = saved(tmp_path / "ppo.work", config, tensors, "step_000002_policy_1_rank0.safetensors")
+    with pytest.raises(Exception, match="holds no experience of this version"):
+        list(replay(path))
