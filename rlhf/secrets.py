@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rlhf.errors import ConfigError
@@ -17,6 +19,37 @@ _SECRET_PART = re.compile(rf"(^|[_.-])[A-Z0-9]*({_WORDS})([_.-]|$)", re.IGNORECA
 _PREFIXES = ("AWS_", "AZURE_", "RAY_")  # Ray's hold its token, and what a job was submitted with
 _HARMLESS = frozenset({"PWD", "OLDPWD"})
 _PASSWORD_IN_ADDRESS = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+
+
+@dataclass(frozen=True)
+class TokenPlace:
+    """Where a bearer token lies: in an environment variable, in a file as Kubernetes mounts its secrets, or nowhere.
+    `keys` are what the user calls the two."""
+
+    variable: str | None
+    file: Path | None
+    keys: tuple[str, str]
+
+    def read(self) -> str | None:
+        """None where there is to be none. Raises ConfigError where one is named and is not there, or is no token."""
+        if self.variable is not None:
+            what, text = f"{self.keys[0]}: the environment variable {self.variable}", os.environ.get(self.variable, "")
+        elif self.file is not None:
+            what, text = f"{self.keys[1]}: {self.file}", self._content(self.file)
+        else:
+            return None
+        token = text.strip()
+        if not token:
+            raise ConfigError(f"{what} is not set or empty")
+        if not (token.isascii() and token.isprintable()):
+            raise ConfigError(f"{what} holds no token: it must be printable ASCII")
+        return token
+
+    def _content(self, file: Path) -> str:
+        try:
+            return file.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise ConfigError(f"{self.keys[1]}: {file} cannot be read ({error.strerror})") from None
 
 
 def named_like_a_secret(name: str) -> bool:

@@ -39,6 +39,7 @@ def serve_reward(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8901,
     token_env: Annotated[str | None, typer.Option(help="environment variable with the bearer token to ask for")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="or a file with it, such as a mounted secret")] = None,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
     micro_batch_tokens: Annotated[int, typer.Option(min=1, help="padded tokens of one forward pass")] = 16384,
 ) -> None:
@@ -46,5 +47,7 @@ def serve_reward(
     if precision not in ("float32", "bfloat16"):
         raise ConfigError(f"--precision: '{precision}'{suggestion(precision, ['float32', 'bfloat16'])}")
     from rlhf.rewards.server import serve
+    from rlhf.secrets import TokenPlace
 
-    serve(model, host, port, token_env, precision, micro_batch_tokens)
+    place = TokenPlace(token_env, token_file, ("--token-env", "--token-file"))
+    serve(model, host, port, place, precision, micro_batch_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -77,11 +78,18 @@ class HttpReward(Contribution):
     kind: Literal["http"]
     url: str = Field(pattern=r"^https?://", description="where batches are sent by POST")
     token_env: str | None = Field(None, description="environment variable that holds the bearer token")
+    token_file: Path | None = Field(None, description="or a file that does, on every node (a mounted secret)")
     timeout_s: float = Field(60.0, gt=0, description="of one request, seconds")
     retries: int = Field(4, ge=0, description="further tries of a request that failed")
     backoff_s: float = Field(0.5, ge=0, description="wait before the first of them; it doubles each time, seconds")
     batch_size: int = Field(32, gt=0, description="samples of one request")
     concurrency: int = Field(4, gt=0, description="requests at once")
+
+    @model_validator(mode="after")
+    def _has_one_token(self) -> HttpReward:
+        if self.token_env is not None and self.token_file is not None:
+            raise ValueError("token_env and token_file are both given; keep one")
+        return self
 
     @field_validator("url")
     @classmethod

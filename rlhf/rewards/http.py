@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from rlhf.rewards.hosts import VARIABLE, is_allowed
 from rlhf.rewards.limits import UNLIMITED, Limits
 from rlhf.rewards.sample import Failure, RewardSample, checked
 from rlhf.rewards.transport import CheckedTransport, Forbidden
+from rlhf.secrets import TokenPlace
 
 TRIED_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 LONGEST_WAIT_S = 30.0
@@ -118,23 +118,13 @@ def _scores(url: str, body: bytes, wanted: int) -> list[float | Failure]:
 
 
 def http_scorer(config: HttpReward, key: str, limits: Limits = UNLIMITED) -> HttpScorer:
-    """The client of a config. Raises ConfigError for a host that is not allowed, and when the token's environment
-    variable is not set, or holds none."""
+    """The client of a config. Raises ConfigError for a host that is not allowed, and when the token is not where the
+    config says."""
     for entries in limits.hosts:
         if not is_allowed(config.url, entries):
             raise ConfigError(
                 f"{key}.url: {config.url} is none of the allowed hosts ({', '.join(entries) or 'none is'}); they stand "
                 f"in {VARIABLE}, which is the operator's, and in reward.allowed_hosts"
             )
-    return HttpScorer(config, _token(config.token_env, key), limits)
-
-
-def _token(name: str | None, key: str) -> str | None:
-    if name is None:
-        return None
-    token = os.environ.get(name, "").strip()
-    if not token:
-        raise ConfigError(f"{key}.token_env: the environment variable {name} is not set or empty")
-    if not (token.isascii() and token.isprintable()):
-        raise ConfigError(f"{key}.token_env: {name} holds no token: it must be printable ASCII")
-    return token
+    place = TokenPlace(config.token_env, config.token_file, (f"{key}.token_env", f"{key}.token_file"))
+    return HttpScorer(config, place.read(), limits)

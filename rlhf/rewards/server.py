@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from rlhf import device
 from rlhf.batch import Rollout, from_completions
 from rlhf.device import Precision
 from rlhf.errors import ConfigError
+from rlhf.secrets import TokenPlace
 
 MOST_SAMPLES = 4096  # of one request
 
@@ -163,15 +163,15 @@ def application(served: ServedModel, name: str, token: str | None) -> FastAPI:
     return app
 
 
-def serve(model: str, host: str, port: int, token_env: str | None, precision: Precision, budget: int) -> None:
+def serve(model: str, host: str, port: int, place: TokenPlace, precision: Precision, budget: int) -> None:
     """Serve until interrupted. Raises ConfigError for an address that others reach without a token."""
     import uvicorn
 
-    token = os.environ.get(token_env) if token_env else None
-    if token_env and not token:
-        raise ConfigError(f"--token-env: the environment variable {token_env} is not set or empty")
+    token = place.read()
     if token is None and not _is_loopback(host):
-        raise ConfigError(f"--host: {host} is reached from other machines; give --token-env, or use 127.0.0.1")
+        raise ConfigError(
+            f"--host: {host} is reached from other machines; give --token-env or --token-file, or use 127.0.0.1"
+        )
     served = load_served(model, precision, budget)
     print(f"rlhf: serving {model} at http://{host}:{port}/score", flush=True)
     uvicorn.run(application(served, Path(model).name, token), host=host, port=port, log_level="warning")

@@ -78,7 +78,7 @@ class Switch:
     def close(self) -> None:
         with suppress(OSError):
             os.kill(self.pid, signal.SIGKILL)
-        self.process.wait(30)
+        self.process.wait(HANG_S)
 
 
 class Machine:
@@ -103,7 +103,7 @@ class Machine:
         """What runs a command on this machine, as a command of the machine below."""
         return _inside(self.pid, _ALL, ["env", "-C", os.getcwd(), *command])
 
-    def run(self, *command: str, timeout: float = 120) -> str:
+    def run(self, *command: str, timeout: float = HANG_S) -> str:
         """What a command prints, errors included. Raises CalledProcessError when it fails."""
         done = subprocess.run(
             self.command(*command), env=self.environment, text=True, timeout=timeout, check=True,
@@ -123,7 +123,7 @@ class Machine:
     def kill(self) -> None:
         """Power off: every process is gone at once."""
         os.kill(self.pid, signal.SIGKILL)
-        self.process.wait(30)
+        self.process.wait(HANG_S)
 
     def freeze(self) -> None:
         """No process of it runs on, until `thaw`."""

@@ -55,7 +55,7 @@ def test_any_file_is_published_whole_or_refused(directory: Path, count: int) -> 
         shutil.rmtree(directory / "out.work", ignore_errors=True)
 
     one()
-    assert ends[0] > count / 20 and ends[2] > count / 7, ends
+    assert ends[0] > count / 40 and ends[2] > count / 7, ends
 
 
 def require_whole(output: Path, kind: str) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -235,6 +236,25 @@ def test_the_token_comes_from_the_environment(service: Service, monkeypatch) -> 
     monkeypatch.delenv("MY_TOKEN")
     with pytest.raises(ConfigError, match=r"reward\.parts\.it\.token_env: the environment variable MY_TOKEN"):
         client(service.url, token_env="MY_TOKEN")
+
+
+def test_the_token_may_lie_in_a_file(service: Service, tmp_path: Path) -> None:
+    """As Kubernetes mounts a secret."""
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+    client(service.url, token_file=str(file))(SAMPLES)
+    assert set(service.headers_seen) == {"Bearer secret"}
+    file.write_bytes(b"\xff\n")
+    no_token = r"parts\.it\.token_file: .*/token holds no token: it must be printable ASCII"
+    with pytest.raises(ConfigError, match=no_token):
+        client(service.url, token_file=str(file))
+    file.write_text("\n")
+    with pytest.raises(ConfigError, match=r"token_file: .*/token is not set or empty"):
+        client(service.url, token_file=str(file))
+    with pytest.raises(ConfigError, match=r"token_file: .* cannot be read \(No such file or directory\)"):
+        client(service.url, token_file=str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match="token_env and token_file are both given; keep one"):
+        client(service.url, token_file=str(file), token_env="MY_TOKEN")
 
 
 def test_a_url_with_a_password_is_refused() -> None:

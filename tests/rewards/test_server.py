@@ -18,8 +18,11 @@ from rlhf.rewards.config import HttpReward
 from rlhf.rewards.http import http_scorer
 from rlhf.rewards.sample import Failure, RewardSample
 from rlhf.rewards.server import application, load_served, serve
+from rlhf.secrets import TokenPlace
 from tests.ports import free_port
 
+KEYS = ("--token-env", "--token-file")
+NO_TOKEN = TokenPlace(None, None, KEYS)
 TURNS = [{"role": "user", "content": "1 2 3"}]
 
 
@@ -83,11 +86,11 @@ def test_a_token_is_asked_for(served) -> None:
 
 def test_an_open_door_is_refused(tiny_models) -> None:
     with pytest.raises(ConfigError, match=r"--host: 0\.0\.0\.0 is reached from other machines"):
-        serve(str(tiny_models.reward), "0.0.0.0", 8901, None, "float32", 512)
+        serve(str(tiny_models.reward), "0.0.0.0", 8901, NO_TOKEN, "float32", 512)
     with pytest.raises(ConfigError, match="--token-env: the environment variable NOT_THERE"):
-        serve(str(tiny_models.reward), "127.0.0.1", 8901, "NOT_THERE", "float32", 512)
+        serve(str(tiny_models.reward), "127.0.0.1", 8901, TokenPlace("NOT_THERE", None, KEYS), "float32", 512)
     with pytest.raises(ModelError):
-        serve(str(tiny_models.tied), "127.0.0.1", 8901, None, "float32", 512)
+        serve(str(tiny_models.tied), "127.0.0.1", 8901, NO_TOKEN, "float32", 512)
 
 
 @pytest.mark.slow
