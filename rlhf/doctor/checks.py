@@ -22,6 +22,7 @@ def checks(run: Path, online: bool) -> list[tuple[str, Callable[[], Finding | It
         ("disk of Ray", lambda: machine.disk("disk of Ray", machine.ray_directory())),
         ("open files", machine.open_files),
         ("C++ compiler", machine.compiler),
+        ("compilations", machine.compilations),
         ("ports", cluster.ports),
         ("RAY_ADDRESS", cluster.address),
         ("token", cluster.token),

@@ -1,4 +1,4 @@
-"""The machine: room on disks, shared memory, memory, open files, compiler."""
+"""The machine: room on disks, shared memory, memory, open files, compiler and what was compiled."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from rlhf.doctor.finding import Finding, fail, ok, warn
+from rlhf.training.operators import is_at_work
 
 GIB = 1024**3
 _CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -121,3 +122,14 @@ def compiler(environment: Mapping[str, str] = os.environ) -> Finding:
         if found:
             return ok("C++ compiler", found)
     return fail("C++ compiler", "none", "install one: 'apt-get install g++'")
+
+
+def compilations(environment: Mapping[str, str] = os.environ) -> Finding:
+    """A killed process that compiled an operator leaves torch's lock; other programs than ours wait for it for ever."""
+    cache = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = Path(environment.get("TORCH_EXTENSIONS_DIR") or Path(cache, "torch_extensions"))
+    locks = [lock for depth in ("*", "*/*") for lock in root.glob(f"{depth}/lock")]
+    left = [lock for lock in locks if not is_at_work(lock.parent)]
+    if left:
+        return warn("compilations", f"{left[0]}: left by a process that was killed", f"rm {' '.join(map(str, left))}")
+    return ok("compilations", "one is under way" if locks else "none was broken off")

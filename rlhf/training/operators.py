@@ -46,7 +46,7 @@ def load_operator(builder_name: str) -> None:
 def remove_abandoned(directory: Path) -> None:
     """Remove torch's `lock` from the directory of an operator once no process of this machine is at work there."""
     lock = directory / "lock"
-    while lock.exists() and _is_at_work(directory):
+    while lock.exists() and is_at_work(directory):
         time.sleep(_PAUSE_S)
     with suppress(FileNotFoundError):
         lock.unlink()
@@ -61,7 +61,7 @@ def _one_at_a_time(directory: Path) -> Iterator[None]:
         yield
 
 
-def _is_at_work(directory: Path) -> bool:
+def is_at_work(directory: Path) -> bool:
     """Whether a process has the lock open, or runs in the directory, as the compilers do that a killed one has left."""
     return any(_works_in(process, directory.resolve()) for process in psutil.process_iter())
 

@@ -216,3 +216,17 @@ def test_a_file_is_no_place_for_a_run(tmp_path: Path) -> None:
     found = machine.disk("disk", tmp_path / "a.yaml")
     assert found.level == "FAIL" and "a.yaml is no directory" in found.found
     assert machine.disk("disk", tmp_path / "not" / "yet").level != "FAIL"
+
+
+def test_a_compilation_that_was_broken_off_is_named(tmp_path: Path) -> None:
+    environment = {"TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    assert machine.compilations(environment).found == "none was broken off"
+    lock = tmp_path / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir()
+    with open(lock, "w"):  # as its builder has it
+        assert machine.compilations(environment).found == "one is under way"
+    finding = machine.compilations(environment)
+    assert (finding.level, finding.found) == ("warn", f"{lock}: left by a process that was killed")
+    assert finding.remedy == f"rm {lock}"
+    by_default = machine.compilations({"XDG_CACHE_HOME": str(tmp_path.parent)})
+    assert by_default.level == "ok"
