@@ -71,6 +71,13 @@ def transcript_of(directory: Path, step: int) -> Any:
     return pandas.read_parquet(directory / "transcripts" / f"step_{step:06d}.parquet")
 
 
+def rollout_of(directory: Path, step: int) -> Any:
+    """Token by token, where `rollout.save` is set."""
+    import pandas
+
+    return pandas.read_parquet(directory / "rollouts" / f"step_{step:06d}.parquet")
+
+
 @dataclass
 class Probed:
     """What the actors of a finished run answered before they were stopped."""

@@ -25,6 +25,7 @@ from tests.end_to_end.jobs import (
     context_of,
     metrics_of,
     probe,
+    rollout_of,
     settings,
     transcript_of,
     without_time,
@@ -34,7 +35,7 @@ from tests.end_to_end.jobs import (
 pytestmark = pytest.mark.slow
 GAP = 1e-4  # nats
 STEPS = 12
-WHOLE = {"steps": STEPS, "critic": {"zero": {"stage": 3}}}
+WHOLE = {"steps": STEPS, "critic": {"zero": {"stage": 3}}, "rollout": {"save": True}}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,9 @@ def test_a_killed_run_goes_on_exactly(whole: Probed, ray_cluster: str, tiny_mode
     wanted = without_time(metrics_of(whole.output))
     assert without_time(metrics_of(output)) == wanted
     assert without_time(read_json_lines(output / "metrics.jsonl")) == wanted
-    assert transcript_of(output, STEPS).equals(transcript_of(work_of(whole.output), STEPS))
+    for step in range(1, STEPS + 1):
+        assert transcript_of(output, step).equals(transcript_of(whole.output, step)), step
+        assert rollout_of(output, step).equals(rollout_of(whole.output, step)), step
 
 
 def published(models, output: Path, **changes) -> tuple[list[dict[str, float]], dict[str, float]]:

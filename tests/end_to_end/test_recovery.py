@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import signal
 from functools import partial
-from pathlib import Path
 
 import pandas
 import pytest
@@ -14,7 +13,7 @@ from rlhf.errors import RunError
 from tests.chaos.disturber import Blow
 from tests.chaos.driver import DriverBlow, through, write
 from tests.chaos.runs import evaluate, rows_of, run
-from tests.end_to_end.jobs import config_of, context_of, small
+from tests.end_to_end.jobs import config_of, context_of, rollout_of, small
 
 pytestmark = pytest.mark.slow
 PHASES = ("rollout", "score", "experience", "update", "publish")
@@ -62,7 +61,6 @@ def test_a_loss_that_comes_again_ends_the_run_with_a_diagnosis(ray_cluster, tiny
         run(config, monkeypatch, Blow("rollout[0]", 2, "rollout"), Blow("rollout[0]", 2, "rollout"))
 
 
-@pytest.mark.exhaustive
 def test_a_driver_killed_at_five_random_points_leaves_no_trace(ray_cluster, tiny_models, tmp_path) -> None:
     """GRPO: the same metrics and the same rollout tokens, bit for bit, and each step once."""
     from actors import ppo_job
@@ -91,10 +89,6 @@ def test_a_driver_killed_at_five_random_points_leaves_no_trace(ray_cluster, tiny
 def phases_of(step: int) -> tuple[str, ...]:
     """A checkpoint is saved every other step."""
     return PHASES if step % 2 else (*PHASES, "checkpoint")
-
-
-def rollout_of(output: Path, step: int) -> pandas.DataFrame:
-    return pandas.read_parquet(output / "rollouts" / f"step_{step:06d}.parquet")
 
 
 @pytest.mark.exhaustive
