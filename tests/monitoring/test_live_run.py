@@ -21,7 +21,7 @@ from tests.report.chromium import wait
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
-NEEDS_GPU = {"GPU memory of each process"}  # tests/gpu/test_memory_metric.py has it
+NEEDS_GPU = {"GPU memory of each actor"}  # tests/gpu/test_memory_metric.py has it
 FORGOTTEN_S = 25.0  # Ray forgets a gauge that was not set again for 20 s
 ACTORS = ("policy[0]", "critic[0]", "reference[0]", "reward[0]", "rollout[0]", "experience[0]")
 
