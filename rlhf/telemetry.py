@@ -33,9 +33,15 @@ NUMBERS = {
     "response/truncated_fraction": ("rlhf_truncated_fraction", "share of responses cut at the length limit"),
     "sync/logprob_gap_max": ("rlhf_logprob_gap_nats", "largest difference of sampler and learner on one token"),
     "mismatch/kl_k3": ("rlhf_mismatch_kl_nats", "learner against the older weights that sampled, nats per token"),
-    "throughput/tokens_per_s": ("rlhf_tokens_per_second", "response tokens per second of the whole step"),
+    "throughput/tokens_per_s": (
+        "rlhf_tokens_per_second", "tokens per second of the whole step: of responses in PPO, else of examples"
+    ),
     "rollout/waiting": ("rlhf_rollouts_waiting", "rollouts drawn or being drawn for later steps"),
     "rollout/staleness": ("rlhf_rollout_staleness", "weight updates between sampling and training"),
+    "loss": ("rlhf_loss", "training loss of pretraining, SFT or the reward model, nats"),
+    "validation_loss": ("rlhf_validation_loss", "their loss on the validation data, nats"),
+    "learning_rate": ("rlhf_learning_rate", "their learning rate"),
+    "grad_norm": ("rlhf_gradient_norm", "their gradient norm before clipping"),
 }
 """Name in metrics.jsonl → Ray's name, to which it adds `ray_`, and meaning."""
 
