@@ -1,6 +1,6 @@
 # `make demo` and `make test` need Python 3.11 and a C++ compiler; they make .venv when it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-real test test-all chaos bench docs lint audit environment
+.PHONY: help demo demo-real test test-all chaos bench docs links lint audit environment
 
 RUN ?= runs/demo
 RUN_REAL ?= runs/demo_real
@@ -22,6 +22,7 @@ help:
 	@echo 'make chaos      processes and machines lost in every phase, simulated deaths, faults of the disk, fuzz; [SEEDS=10000]'
 	@echo 'make bench      the time of one PPO iteration beside bare engines and TRL'
 	@echo 'make docs       the documents as a site: build/docs/index.html; broken links are errors'
+	@echo 'make links      asks every site that the documents link to; needs a network'
 	@echo 'make lint       ruff'
 	@echo 'make audit      known vulnerabilities of the pinned packages, with pip-audit'
 	@echo 'Each makes .venv first, once, with the Python 3.11 on PATH or PYTHON=/path/to/python3.11.'
@@ -50,6 +51,9 @@ bench: environment
 docs: environment
 	@$(python) -m sphinx -W --keep-going -n -q -b html docs build/docs
 	@echo build/docs/index.html
+
+links: environment
+	@$(python) -m sphinx -W --keep-going -q -b linkcheck docs build/links
 
 lint: environment
 	@$(python) -m ruff check .

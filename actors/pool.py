@@ -13,6 +13,7 @@ from ray import ObjectRef
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.placement import Placement
+from rlhf.at_hand import variables
 from rlhf.errors import UserError
 from rlhf.metrics import Metrics, merge
 from rlhf.ppo.at_hand import STEP
@@ -178,8 +179,10 @@ def _is_known(name: str) -> bool:
 
 
 def process_environment(resources: Resources) -> dict[str, str]:
-    """Threads and devices of a process. One that reserves no GPU sees none: it would take a part of another role's."""
-    return {**thread_environment(resources), **({} if resources.gpus else {"CUDA_VISIBLE_DEVICES": ""})}
+    """Threads and devices of a process, and whose it is. One that reserves no GPU sees none: it would take a part of
+    another role's."""
+    devices = {} if resources.gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    return {**thread_environment(resources), **devices, **variables()}
 
 
 def thread_environment(resources: Resources) -> dict[str, str]:

@@ -12,8 +12,8 @@ from actors.preparation import Plan, prepare
 from actors.records import add_records
 from actors.recovery import LookAfter, Losses, through_losses
 from actors.sampling_job import sample
-from actors.telemetry import RayMetrics
 from rlhf.artifacts import Artifact, load
+from rlhf.at_hand import Run
 from rlhf.context import RunContext
 from rlhf.models.loading import load_tokenizer
 from rlhf.plan.refusal import require_memory
@@ -21,6 +21,7 @@ from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import Roles, train
 from rlhf.ppo.loop_config import RolloutsOnly
 from rlhf.ppo.recorder import RunRecorder
+from rlhf.telemetry import RayMetrics
 from rlhf.termination import Stop, requests, terminated
 from rlhf.training.checkpoint import DirectoryCheckpoints, Keeping
 from rlhf.training.ptx import write_ptx
@@ -35,7 +36,7 @@ def run(config: PPOConfig, context: RunContext) -> Artifact:
     require_room(config.roles())
     require_memory("ppo", config, context.progress.note)
     claim(context, config)
-    watchers = [RayMetrics(context.directory, context.stage)]
+    watchers = [RayMetrics(Run.of(context.directory, context.stage))]
     recorder = RunRecorder(context.work, config.steps, context.progress, watchers)
     try:
         (sample if isinstance(config.loop, RolloutsOnly) else _train)(config, plan, context, recorder)

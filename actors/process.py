@@ -9,7 +9,7 @@ import warnings
 
 import ray
 
-from actors.telemetry import DeviceMemory
+from actors.device_memory import tell_device_memory
 from actors.title import Titled
 from rlhf import device
 from rlhf.ppo.config import Resources
@@ -24,7 +24,7 @@ class RoleProcess(Titled):
         import torch
 
         self.rank = rank
-        self.memory = DeviceMemory(self.__repr__)
+        self.memory = tell_device_memory(self.__repr__)
         torch.set_num_threads(resources.torch_threads)
         warnings.filterwarnings("ignore", category=FutureWarning)
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

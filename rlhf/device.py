@@ -48,15 +48,6 @@ def release_unused_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def memory_bytes() -> dict[str, int]:
-    """GPU memory of this process, bytes: `allocated` to tensors, `reserved` by the allocator; empty on a CPU."""
-    import torch
-
-    if not has_gpu():
-        return {}
-    return {"allocated": torch.cuda.memory_allocated(), "reserved": torch.cuda.memory_reserved()}
-
-
 def dtype(precision: Precision) -> torch.dtype:
     """The torch dtype of a config's `precision`."""
     import torch

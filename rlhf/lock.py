@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +18,33 @@ from rlhf.errors import RunError
 
 LOCK = "lock"
 _ATTEMPTS = 1000  # each of which found that another run had removed the directory meanwhile
+_LAST_PID = 2**31 - 1  # pid_t of Linux
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that a lock file names; `since`: seconds since 1970."""
+
+    pid: int
+    host: str
+    since: float
+
+    def described(self, form: str) -> str:
+        """For people; `form` is that of the time, as strftime has it."""
+        return f"process {self.pid} on {self.host} since {time.strftime(form, time.localtime(self.since))}"
+
+
+def holder_in(content: str | bytes) -> Holder | None:
+    """Who holds the directory by what its lock file holds; None where that names nobody: nothing, half a line, or
+    anything else."""
+    try:
+        said = json.loads(content)
+        found = Holder(said["pid"], said["host"], float(said["since"]))
+        time.localtime(found.since)
+    except (ValueError, KeyError, TypeError, OverflowError, OSError, RecursionError):
+        return None
+    is_process = type(found.pid) is int and 0 < found.pid <= _LAST_PID
+    return found if is_process and isinstance(found.host, str) and found.host.isprintable() else None
 
 
 @contextmanager
@@ -48,7 +76,7 @@ def _taken(directory: Path, note: Callable[[str], None]) -> Iterator[IO[str] | N
     for _ in range(_ATTEMPTS):
         try:
             make_durably(directory)
-            stream = open(directory / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - closed below
+            stream = open(directory / LOCK, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed below
         except FileNotFoundError:
             continue  # whoever made the directory has found nothing to keep in it
         with stream:
@@ -78,14 +106,10 @@ def _is_at(stream: IO[str], path: Path) -> bool:
 
 
 def _owner(stream: IO[str]) -> str | None:
-    """Who wrote the file, for people; None where it is empty."""
+    """Who wrote the file, for people; None where it names nobody."""
     stream.seek(0)
-    try:
-        content = json.loads(stream.read())
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(content["since"]))
-        return f"process {content['pid']} on {content['host']} since {since}"
-    except (ValueError, KeyError, TypeError):
-        return None
+    holder = holder_in(stream.read())
+    return holder.described("%Y-%m-%d %H:%M:%S") if holder else None
 
 
 def _write(stream: IO[str], text: str) -> None:

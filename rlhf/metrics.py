@@ -85,6 +85,16 @@ class MetricsSink(Protocol):
     def close(self) -> None: ...
 
 
+class Watcher(MetricsSink, Protocol):
+    """Is told of a run while it goes on."""
+
+    def begin(self, step: int, total: int, restarts: int) -> None:
+        """The run goes on after `step` of `total`; it has been begun anew `restarts` times."""
+
+    def enter(self, phase: str) -> None:
+        """A phase of a step begins."""
+
+
 class JsonLines:
     """`metrics.jsonl`: one object per step, in order, each step once.
 

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from rlhf import artifacts, unfinished
 from rlhf.artifacts import Artifact
+from rlhf.at_hand import Run, working_for
 from rlhf.config import Config, suggestion, validate
 from rlhf.context import RunContext, work_of
 from rlhf.errors import ConfigError, DataError, RunError
@@ -157,7 +158,8 @@ def run_job(job: Job, progress: Progress) -> float | None:
         progress.note(f"{job.name}: up to date ({context.directory})")
         return None
     started = time.perf_counter()
-    with own(context.work, context.progress.note), config_beside(context.work, job.config):
+    run = Run.of(context.directory, context.stage)
+    with own(context.work, context.progress.note), config_beside(context.work, job.config), working_for(run):
         job.run(located(job.config), context)
     seconds = time.perf_counter() - started
     progress.note(f"{job.name}: done in {seconds:.0f} s ({context.directory})")

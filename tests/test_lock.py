@@ -58,8 +58,11 @@ def test_what_a_dead_run_left_is_told_and_taken(tmp_path: Path, how: signal.Sign
 
 
 def test_a_lock_file_of_anything_is_no_obstacle(tmp_path: Path) -> None:
-    for content in ("", "nothing", "[]", '{"pid": 1}'):
-        (tmp_path / LOCK).write_text(content)
+    known = f'"pid": 1, "host": "{os.uname().nodename}"'
+    anything = ("", "nothing", "[]", '{"pid": 1}', "[" * 9000, "\ud800", f'{{{known}, "since": 1e300}}',
+                f'{{{known}, "since": "noon"}}')
+    for content in anything:
+        (tmp_path / LOCK).write_text(content, errors="surrogatepass")
         with locked(tmp_path, lambda said: pytest.fail(said)):
             assert str(os.getpid()) in (tmp_path / LOCK).read_text()
         assert (tmp_path / LOCK).read_text() == ""

@@ -11,6 +11,7 @@ import yaml
 
 from rlhf import artifacts, cli
 from rlhf.artifacts import Artifact
+from rlhf.at_hand import variables
 from rlhf.context import RunContext
 from rlhf.errors import ConfigError, DataError, RunError
 from rlhf.lock import locked
@@ -66,6 +67,7 @@ def count(config: CountConfig, context: RunContext) -> Artifact:
     with context.publishing() as draft:
         draft.metrics["lines"] = sum(len(Path(file).read_text().splitlines()) for file in config.files)
         draft.metrics["seed"] = config.seed
+        draft.metrics["processes"] = variables()
     return artifacts.load(context.directory)
 
 
@@ -115,7 +117,8 @@ def test_stages_run_in_order_and_publish_below_the_run_directory(tmp_path: Path)
     assert RAN == ["words", "upper", "count"]
     assert (tmp_path / "run" / "upper" / "upper.txt").read_text() == "ONE\nTWO\nTHREE\n"
     counted = artifacts.load(tmp_path / "run" / "count")
-    assert counted.metrics == {"lines": 6, "seed": 8}
+    assert (counted.metrics["lines"], counted.metrics["seed"]) == (6, 8)
+    assert counted.metrics["processes"] == {"RLHF_RUN": "run/count", "RLHF_STAGE": "count"}  # what actors would know
     assert artifacts.load(tmp_path / "run" / "upper").manifest.inputs.keys() == {"source"}
     assert set(counted.manifest.inputs) == {"files.0", "files.1"}
 

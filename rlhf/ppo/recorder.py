@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from rlhf.events import add_event, read_events
 from rlhf.interfaces import Position
-from rlhf.metrics import JsonLines, MetricsSink, TensorBoard, read_json_lines
+from rlhf.metrics import JsonLines, MetricsSink, TensorBoard, Watcher, read_json_lines
 from rlhf.ppo.at_hand import STEP
 from rlhf.progress import Progress
 
@@ -17,22 +16,6 @@ SHOWN = {
     "entropy": "policy/entropy", "length": "response/length_mean", "gap": "sync/logprob_gap_max",
     "tok/s": "throughput/tokens_per_s", "s": "time/step",
 }
-
-
-class Watcher(Protocol):
-    """Is told of a run while it goes on."""
-
-    def begin(self, step: int, total: int, restarts: int) -> None:
-        """The run goes on after `step` of `total`; it has been begun anew `restarts` times."""
-
-    def enter(self, phase: str) -> None:
-        """A phase of a step begins."""
-
-    def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """The numbers of a step that has ended."""
-
-    def close(self) -> None:
-        """The run is over."""
 
 
 class RunRecorder:

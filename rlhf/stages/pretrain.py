@@ -41,7 +41,7 @@ def run(config: PretrainConfig, context: RunContext) -> Artifact:
     from rlhf.data.encoding import encode_blocks
     from rlhf.data.schemas import text_record
     from rlhf.plan.refusal import require_memory
-    from rlhf.training.inputs import by_language, counts, read_all, store
+    from rlhf.training.inputs import by_language, counts, read_all, store, tokens_per_step
     from rlhf.training.jobs import TrainJob
     from rlhf.training.publication import publish
     from rlhf.training.ray_train import require_resources, train
@@ -65,6 +65,7 @@ def run(config: PretrainConfig, context: RunContext) -> Artifact:
         training=config.training,
         total_steps=store(context.work / "examples", training_set, validation_set, config.training, "block_length"),
         seed=config.seed,
+        tokens_per_step=tokens_per_step(training_set, config.training),
     )
     return publish(train(job, context), counts(training_set, validation_set, job.total_steps), context)
 

@@ -30,7 +30,7 @@ def run(config: RewardConfig, context: RunContext) -> Artifact:
     from rlhf.data.encoding import encode_pairs, longer_is_better
     from rlhf.data.schemas import preference_record
     from rlhf.plan.refusal import require_memory
-    from rlhf.training.inputs import by_language, chat_tokenizer, counts, read_all, store
+    from rlhf.training.inputs import by_language, chat_tokenizer, counts, read_all, store, tokens_per_step
     from rlhf.training.jobs import TrainJob
     from rlhf.training.publication import publish
     from rlhf.training.ray_train import require_resources, train
@@ -52,6 +52,7 @@ def run(config: RewardConfig, context: RunContext) -> Artifact:
         training=config.training,
         total_steps=store(context.work / "examples", training_set, validation_set, config.training, "max_length"),
         seed=config.seed,
+        tokens_per_step=tokens_per_step(training_set, config.training),
     )
     facts = {
         **counts(training_set, validation_set, job.total_steps),

@@ -30,7 +30,7 @@ def run(config: SftConfig, context: RunContext) -> Artifact:
     from rlhf.data.schemas import instruction_record
     from rlhf.models.loading import training_template
     from rlhf.plan.refusal import require_memory
-    from rlhf.training.inputs import by_language, chat_tokenizer, counts, read_all, store
+    from rlhf.training.inputs import by_language, chat_tokenizer, counts, read_all, store, tokens_per_step
     from rlhf.training.jobs import TrainJob
     from rlhf.training.publication import publish
     from rlhf.training.ray_train import require_resources, train
@@ -55,5 +55,6 @@ def run(config: SftConfig, context: RunContext) -> Artifact:
         training=config.training,
         total_steps=store(context.work / "examples", training_set, validation_set, config.training, "max_length"),
         seed=config.seed,
+        tokens_per_step=tokens_per_step(training_set, config.training),
     )
     return publish(train(job, context), counts(training_set, validation_set, job.total_steps), context)

@@ -46,6 +46,11 @@ def attempts(storage: Path, key: str) -> list[Path]:
     return sorted(found, key=_number)
 
 
+def restarts(directory: Path) -> int:
+    """How many attempts at the job there were before the one whose directory this is."""
+    return _number(directory) - 1
+
+
 def key_of(directory: Path) -> str:
     """The job whose attempt a directory is; of one that earlier versions made, which had no number, too."""
     return directory.name.partition(".")[0]

@@ -1,10 +1,11 @@
-"""The driver's side of reporting: the rows that rank 0 appends to a file → metrics.jsonl, TensorBoard, progress."""
+"""The driver's side of reporting: the rows that rank 0 appends to a file → metrics.jsonl, TensorBoard, progress, and
+whoever else watches."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,20 @@ _SHOWN = ("loss", "accuracy", "validation_loss", "validation_accuracy", "learnin
 
 
 class Curve:
-    """Writes and shows the rows of a job.
+    """Writes and shows the rows of a job, which has been begun anew `restarts` times.
 
     When a step comes again, because workers went on from a checkpoint, the rows from there on are replaced.
     """
 
-    def __init__(self, context: RunContext, label: str, total_steps: int) -> None:
+    def __init__(
+        self, context: RunContext, label: str, total_steps: int, watchers: Sequence[metrics.Watcher] = (),
+        restarts: int = 0,
+    ) -> None:
         self._context = context
         self._label = label
         self._total = total_steps
+        self._watchers = watchers
+        self._restarts = restarts
         self._sinks: list[metrics.MetricsSink] = []
         self._last = 0
 
@@ -35,10 +41,14 @@ class Curve:
         self._open(keep_through=0)
         for row in rows:
             self._write(row)
+        for watcher in self._watchers:
+            watcher.begin(self._last, self._total, self._restarts)
 
     def add(self, row: dict[str, Any]) -> None:
         """Write and show a row."""
         numbers = self._write(row)
+        for watcher in self._watchers:
+            watcher.write(self._last, numbers)
         shown = {key: numbers[key] for key in _SHOWN if key in numbers}
         self._context.progress.step(self._label, self._last, self._total, shown)
 

@@ -70,6 +70,11 @@ def store(
     return training.steps(len(train))
 
 
+def tokens_per_step(train: Encoded, training: TrainingConfig) -> float:
+    """Tokens of an optimizer step, the mean over all examples."""
+    return train.tokens / len(train) * training.batch_size
+
+
 def counts(train: Encoded, validation: Mapping[str, Encoded], steps: int) -> dict[str, Any]:
     """What a manifest says about the examples."""
     parts: Sequence[Encoded] = list(validation.values())

@@ -19,7 +19,7 @@ class TrainJob:
 
     `model` is a directory or hub name, or the sizes of a new model; `tokenizer` a directory or hub name.
     `work` is the stage's directory for what must survive a kill, the same on every node; `attempt` the part of it
-    that is this attempt's own, without a name until it begins.
+    that is this attempt's own, without a name until it begins. `tokens_per_step`: of an optimizer step, the mean.
     """
 
     kind: Kind
@@ -30,6 +30,7 @@ class TrainJob:
     total_steps: int
     seed: int
     attempt: Path = Path()
+    tokens_per_step: float = 0.0
 
     @property
     def examples(self) -> Path:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from rlhf import unfinished
 from rlhf.artifacts import digest, write_json
+from rlhf.at_hand import Run
 from rlhf.context import RunContext
 from rlhf.errors import NumericError, ResourceError, RunError
+from rlhf.telemetry import RayMetrics
 from rlhf.termination import requests, terminated
-from rlhf.training.attempts import KeepSnapshot, attempts, begin, key_of
+from rlhf.training.attempts import KeepSnapshot, attempts, begin, key_of, restarts
 from rlhf.training.config import WorkersConfig
 from rlhf.training.curve import Curve, following
 from rlhf.training.failures import diagnosis
 from rlhf.training.jobs import TrainJob
+from rlhf.training.pace import Paced
 from rlhf.training.worker import run_worker
 
 Checkpoints = Sequence[tuple[ray.train.Checkpoint, dict[str, float]]]
@@ -76,7 +80,8 @@ def train(job: TrainJob, context: RunContext) -> Trained:
         for told in (job.failure, job.end_requested, job.ended_at):
             told.unlink(missing_ok=True)
         with (
-            following(job.reports, Curve(context, job.kind, job.total_steps)),
+            closing(Paced(RayMetrics(Run.of(context.directory, context.stage)), job.tokens_per_step)) as watcher,
+            following(job.reports, Curve(context, job.kind, job.total_steps, [watcher], restarts(job.attempt))),
             requests(context.progress.note, job.end_requested.touch),
         ):
             results = _fit(job)

@@ -27,7 +27,7 @@ class Growing:
         try:
             with open(self.path, "rb") as stream:
                 self._take(stream)
-        except OSError:
+        except (OSError, ValueError):
             self._forget(None)
         return self.rows
 
@@ -54,17 +54,37 @@ def _identity(stream: Any) -> tuple[int, int]:
 def _object(line: bytes) -> list[dict[str, Any]]:
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return [content] if isinstance(content, dict) else []
 
 
+def number(value: Any) -> float | None:
+    """A JSON value as a number; None where it is none, or larger than a float can be."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def text(value: Any) -> str:
+    """A value as text that any terminal takes: half a character, which JSON can hold, becomes a question mark."""
+    return str(value).encode(errors="replace").decode()
+
+
+def read_content(path: Path) -> bytes:
+    """What a file holds; nothing when it is not there, or cannot be read."""
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError):  # ValueError: no file can have this name
+        return b""
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty when there is none, or not a whole one."""
-    try:
-        return next(iter(_object(path.read_bytes())), {})
-    except OSError:
-        return {}
+    return next(iter(_object(read_content(path))), {})
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -72,8 +92,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except (OSError, ValueError, yaml.YAMLError):
+        content = yaml.safe_load(read_content(path))
+    except (ValueError, RecursionError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -82,7 +102,7 @@ def changed_at(path: Path) -> float | None:
     """When a file was last written, seconds since 1970; None when it is not there."""
     try:
         return path.stat().st_mtime
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 
@@ -90,5 +110,5 @@ def names_in(directory: Path) -> list[str]:
     """Names in a directory, sorted; none when it is not there."""
     try:
         return sorted(path.name for path in directory.iterdir())
-    except OSError:
+    except (OSError, ValueError):
         return []

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,8 @@ from rlhf.artifacts import MANIFEST
 from rlhf.context import work_of
 from rlhf.errors import RunError
 from rlhf.events import EVENTS
-from rlhf.lock import LOCK
-from rlhf.watch.files import Growing, changed_at, names_in, read_mapping, read_object
+from rlhf.lock import LOCK, holder_in
+from rlhf.watch.files import Growing, changed_at, names_in, number, read_content, read_mapping, read_object, text
 
 State = Literal["finished", "running", "stopped", "waiting"]
 CONFIG, METRICS, WORK = "config.yaml", "metrics.jsonl", ".work"
@@ -43,13 +43,14 @@ class Seen:
     @property
     def step(self) -> int:
         """Steps done."""
-        return int(_numbers(self.rows, "step")[-1]) if _numbers(self.rows, "step") else 0
+        steps = [step for step in self.column("step") if math.isfinite(step)]
+        return int(steps[-1]) if steps else 0
 
     @property
     def total(self) -> int | None:
         """Steps to be done, where the stage has said it."""
-        said = [event["total"] for event in self.events if isinstance(event.get("total"), int)]
-        return said[-1] if said else None
+        said = self._said("total")
+        return int(said[-1][0]) if said else None
 
     @property
     def restarts(self) -> int:
@@ -59,31 +60,33 @@ class Seen:
     @property
     def notes(self) -> list[tuple[float, str]]:
         """What it has said, with the time, oldest first."""
-        return [(float(event.get("time", 0)), str(event["note"])) for event in self.events if "note" in event]
+        return [(number(event.get("time")) or 0.0, text(event["note"])) for event in self.events if "note" in event]
 
     def column(self, name: str) -> list[float]:
         """The numbers of that name, one per row that has it."""
-        return _numbers(self.rows, name)
+        values = (number(row.get(name)) for row in self.rows)
+        return [value for value in values if value is not None]
 
     def seconds_per_step(self) -> float | None:
         """By the newest steps, else by the rows since the stage said how many steps there are."""
         times = self.column("time/step")[-_RECENT:]
         if times:
             return statistics.median(times)
-        said = [event for event in self.events if "total" in event and "done" in event and "time" in event]
-        if not said or self.changed is None or self.step <= said[-1]["done"]:
+        said = self._said("done", "time", "total")
+        if not said or self.changed is None or self.step <= said[-1][0]:
             return None
-        return max(0.0, self.changed - said[-1]["time"]) / (self.step - said[-1]["done"])
+        done, when, _ = said[-1]
+        return max(0.0, self.changed - when) / (self.step - done)
 
     def seconds_left(self) -> float | None:
         """Until the last step, as far as can be told."""
         each = self.seconds_per_step()
         return None if each is None or self.total is None else each * max(0, self.total - self.step)
 
-
-def _numbers(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    values = (row.get(name) for row in rows)
-    return [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    def _said(self, *names: str) -> list[list[float]]:
+        """These numbers of every event that has them all."""
+        found = ([number(event.get(name)) for name in names] for event in self.events)
+        return [each for each in found if all(value is not None and math.isfinite(value) for value in each)]
 
 
 class Watched:
@@ -105,7 +108,7 @@ class Watched:
         """Where the stages publish, in their order."""
         stages = read_mapping(self.run / CONFIG).get("stages")
         if isinstance(stages, Mapping):
-            return [_output(self.run, name, section) for name, section in stages.items()]
+            return [_output(self.run, text(name), section) for name, section in stages.items()]
         own = self.run.with_name(self.run.name.removesuffix(WORK))
         if work_of(own).is_dir() or (own / MANIFEST).is_file():
             return [own]
@@ -138,21 +141,20 @@ def _output(run: Path, name: str, section: Any) -> Path:
 
 def _state(work: Path, published: bool) -> tuple[State, str]:
     """A lock file names its holder; on another machine nobody can tell whether the holder still lives."""
-    holder = read_object(work / LOCK)
-    if "pid" in holder and not (holder.get("host") == socket.gethostname() and not _lives(holder["pid"])):
-        since = time.strftime("%H:%M:%S", time.localtime(float(holder.get("since", 0))))
-        return "running", f"process {holder['pid']} on {holder.get('host')} since {since}"
+    holder = holder_in(read_content(work / LOCK))
+    if holder is not None and (holder.host != socket.gethostname() or _lives(holder.pid)):
+        return "running", holder.described("%H:%M:%S")
     if published:
         return "finished", ""
     return ("stopped", "the same command goes on") if names_in(work) else ("waiting", "")
 
 
-def _lives(pid: Any) -> bool:
+def _lives(pid: int) -> bool:
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, ValueError, OverflowError):
+    except PermissionError:  # another user's
         return True
     return True
 

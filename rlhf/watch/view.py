@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rlhf.watch.files import number
 from rlhf.watch.state import Seen
 
 LEVELS = "▁▂▃▄▅▆▇█"
@@ -33,10 +34,10 @@ def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
     finite = [value for value in shown if math.isfinite(value)]
     if not finite:
         return ""
-    low, span = min(finite), max(finite) - min(finite)
+    low, span = min(finite) / 2, max(finite) / 2 - min(finite) / 2  # halves: the whole may be larger than a float
     top = len(LEVELS) - 1
     return "".join(
-        LEVELS[round((value - low) / span * top) if span else 0] if math.isfinite(value) else " " for value in shown
+        LEVELS[round((value / 2 - low) / span * top) if span else 0] if math.isfinite(value) else " " for value in shown
     )
 
 
@@ -100,7 +101,15 @@ def _details(stage: Seen, now: float) -> Iterator[RenderableType]:
     if notes:
         yield Text("")
         for when, note in notes:
-            yield Text(f"{time.strftime('%H:%M:%S', time.localtime(when))}  {note}", overflow="fold")
+            yield Text(f"{_clock(when)}  {note}", overflow="fold")
+
+
+def _clock(when: float) -> str:
+    """The time of day; of what is no time that a calendar has, none."""
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(when))
+    except (ValueError, OverflowError, OSError):
+        return "--:--:--"
 
 
 def _headline(stage: Seen, now: float) -> str:
@@ -132,8 +141,8 @@ def _numbers(stage: Seen) -> Table:
 def _phases(stage: Seen) -> str:
     last: Mapping[str, object] = stage.rows[-1] if stage.rows else {}
     seconds = {
-        name.removeprefix("time/"): float(value) for name, value in last.items()
-        if name.startswith("time/") and isinstance(value, int | float)
+        name.removeprefix("time/"): value for name, said in last.items()
+        if name.startswith("time/") and (value := number(said)) is not None
     }
     whole = seconds.pop("step", sum(seconds.values()))
     return "  ".join(f"{name} {value:.2f} s ({value / whole:.0%})" for name, value in seconds.items() if whole > 0)

@@ -8,10 +8,13 @@ from urllib.request import urlopen
 
 import pytest
 
+from rlhf.nvml import Nvml
+from tests.faults.faults import build
 from tests.limits import wait_until
 
 pytestmark = pytest.mark.slow
-TAGS = ("run", "stage", "phase", "actor", "kind")
+TAGS = ("run", "stage", "phase", "actor", "device")
+GIB = 2**30
 
 
 def told() -> dict[str, float]:
@@ -28,9 +31,10 @@ def told() -> dict[str, float]:
 
 
 def test_the_numbers_of_a_run_stay_while_it_runs_and_go_when_it_is_over(ray_cluster, tmp_path: Path) -> None:
-    from actors.telemetry import RayMetrics
+    from rlhf.at_hand import Run
+    from rlhf.telemetry import RayMetrics
 
-    metrics = RayMetrics(tmp_path / "demo" / "ppo", "ppo")
+    metrics = RayMetrics(Run.of(tmp_path / "demo" / "ppo", "ppo"))
     metrics.begin(3, 80, 1)
     metrics.enter("rollout")
     metrics.enter("update")
@@ -51,21 +55,48 @@ def test_the_numbers_of_a_run_stay_while_it_runs_and_go_when_it_is_over(ray_clus
     wait_until(lambda: not [name for name in told() if "demo/ppo" in name])
 
 
-def test_a_process_that_has_a_gpu_tells_its_memory(ray_cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From what torch would say of a device to the port; tests/gpu/test_memory_metric.py has a device."""
-    from actors.telemetry import DeviceMemory
-    from rlhf import device
-
-    monkeypatch.setattr(device, "has_gpu", lambda: True)
-    monkeypatch.setattr(device, "memory_bytes", lambda: {"allocated": 5, "reserved": 9})
-    memory = DeviceMemory(lambda: "policy[0]")
-    wanted = {f"ray_rlhf_gpu_memory_bytes['policy[0]', '{kind}']": value
-              for kind, value in (("allocated", 5.0), ("reserved", 9.0))}
-    wait_until(lambda: wanted.items() <= told().items())
-    memory._repeated.close()
+def test_the_memory_of_a_device_is_asked_of_the_driver(tmp_path: Path) -> None:
+    """Of the driver's library as it is declared; by number and by UUID, of all who use the device."""
+    nvml = Nvml(str(build(tmp_path, Path(__file__).with_name("nvml.cpp"))))
+    used = {device: nvml.used_bytes(device) for device in ("0", "1", "2", "4", "GPU-3", "GPU-5")}
+    assert used == {"0": 10 * GIB, "1": 10 * GIB + 1, "2": None, "4": None, "GPU-3": 10 * GIB + 3, "GPU-5": None}
 
 
-def test_a_process_without_a_gpu_tells_none(ray_cluster) -> None:
-    from actors.telemetry import DeviceMemory
+def test_a_machine_without_a_driver_has_none(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no_driver"):
+        Nvml(str(tmp_path / "no_driver.so"))
 
-    assert DeviceMemory(lambda: "policy[0]")._repeated is None
+
+def test_an_actor_tells_what_is_taken_of_each_of_its_devices(ray_cluster) -> None:
+    """Not what torch has in the actor's own process: the workers of an engine over several GPUs are its children."""
+    from actors.device_memory import DeviceMemory
+    from rlhf.at_hand import Run
+
+    taken = {"0": 5 * GIB, "1": 9 * GIB, "2": None}
+    memory = DeviceMemory(Run("demo/ppo", "ppo"), lambda: "rollout[0]", list(taken), taken.__getitem__)
+    name = "ray_rlhf_gpu_memory_bytes['demo/ppo', 'ppo', 'rollout[0]', "
+    wait_until(lambda: {f"{name}'0']": 5.0 * GIB, f"{name}'1']": 9.0 * GIB}.items() <= told().items())
+    assert f"{name}'2']" not in told()
+    memory.close()
+
+
+def test_the_actors_of_a_run_know_whose_they_are_and_tell_nothing_without_a_gpu(ray_cluster, tmp_path: Path) -> None:
+    import ray
+
+    from actors.pool import process_environment
+    from actors.process import RoleProcess
+    from rlhf.at_hand import Run, working_for
+    from rlhf.roles import Resources
+
+    class Role(RoleProcess):
+        def known(self) -> tuple[Run, bool]:
+            return Run.of_this_process(), self.memory is None
+
+    run = Run.of(tmp_path / "demo" / "ppo", "ppo")
+    resources = Resources(cpus=0.1)
+    with working_for(run):
+        environment = {"env_vars": process_environment(resources)}
+    actor = ray.remote(Role).options(num_cpus=0.1, runtime_env=environment).remote(0, resources)
+    assert ray.get(actor.known.remote()) == (Run("demo/ppo", "ppo"), True)
+    ray.kill(actor)
+    assert process_environment(resources)["RLHF_RUN"] == ""

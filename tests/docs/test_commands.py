@@ -1,12 +1,15 @@
 """Every command of the documents is real: its files, options and config keys are there, and it is run somewhere.
 
-The quick ones are run here; others are named below with the test that runs them, or their document says what they need.
+The quick ones are run here; of others each word that decides what they do is named below with the test that shows it,
+or their document says what they need.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,64 +18,91 @@ from rlhf.cli import main
 from tests.docs.commands import DOCUMENTS, NEEDS, ROOT, Command, commands_of, files_of
 from tests.docs.offline import problems
 
-HERE = "here"
-NOTHING = "nothing to run"
-SHOWN_BY = {  # how a command begins: the test that runs it; the longest beginning decides
-    "rlhf keys": HERE,
-    "rlhf config": HERE,
-    "rlhf plan": HERE,
-    "rlhf cluster render": HERE,
-    "rlhf cluster validate": HERE,
-    "rlhf cluster validate broken.yaml": "tests/cluster/test_commands.py::test_every_fault_of_every_file_is_a_line",
-    "rlhf data": "tests/data/test_stage.py::test_files_give_every_split",
-    "rlhf tokenizer": "tests/tokenization/test_stage.py::test_publishes_a_directory_that_transformers_opens",
-    "rlhf pretrain": "tests/end_to_end/test_train_stages.py::test_pretraining_learns_and_publishes_a_whole_model",
-    "rlhf reward": "tests/end_to_end/test_train_stages.py::test_reward_model_ranks_pairs_as_it_will_score_rollouts",
-    "rlhf evaluate":
-        "tests/end_to_end/test_recovery.py::test_an_evaluation_survives_the_loss_of_an_engine_and_of_its_scorer",
+HERE = (  # how a command begins that is run here
+    "rlhf keys", "rlhf config", "rlhf plan", "rlhf cluster render", "rlhf cluster validate",
+    "rlhf data configs/data.yaml", "rlhf tokenizer configs/tokenizer.yaml",
+)
+NOT_OURS = (".", "cd", "curl", "export", "grep", "ps")  # programs whose working says nothing about this project
+JOB = "tests/end_to_end/test_job_submit.py::test_a_ppo_job_is_watched_and_returns_zero"
+PARTS = "tests/end_to_end/test_rewards.py::test_all_kinds_of_parts_add_up"
+METHOD = "tests/end_to_end/test_methods.py::test_a_method_trains_from_the_first_rollout_to_the_published_policy"
+BREAKPOINT = "tests/end_to_end/test_breakpoint.py::test_a_breakpoint_in_an_actor_is_reached_from_a_terminal"
+FINETUNING = "tests/monitoring/test_live_run.py::test_a_training_stage_tells_its_numbers_too"
+PANELS = "tests/monitoring/test_live_run.py::test_every_panel_of_the_grafana_dashboard_has_data"
+WATCH = "tests/monitoring/test_live_run.py::test_watch_shows_the_run"
+CHECKPOINTS = "tests/ppo/test_checkpoints.py::test_the_command_lists_and_verifies"
+EXPORT = "tests/golden/test_golden_checkpoint.py::test_it_is_exported_without_a_word_of_the_engines"
+SERVED = "tests/rewards/test_server.py::test_the_command_and_the_client_speak_to_each_other"
+FAULTS = "tests/cluster/test_commands.py::test_every_fault_of_every_file_is_a_line"
+SHOWN_BY = {  # what decides what a command does (`deciding`): the test that does it, whose source has these words
+    "rlhf ppo": JOB,
+    "rlhf ppo configs/ppo.yaml": JOB,
+    "rlhf ppo configs/profiles/cpu.yaml": JOB,
+    "rlhf ppo kind=grpo": METHOD,
+    "rlhf ppo critic=null": METHOD,
+    "rlhf ppo kind=replay": "tests/end_to_end/test_loops.py::test_rollouts_alone_are_those_of_the_first_step",
+    "rlhf ppo kind=function": PARTS,
+    "rlhf ppo kind=http": PARTS,
+    "rlhf ppo debug=true": BREAKPOINT,
+    "rlhf ppo dashboard=true": BREAKPOINT,
+    "rlhf sft": FINETUNING,
+    "rlhf sft configs/sft.yaml": FINETUNING,
     "rlhf report": "tests/report/test_report_page.py::test_every_part_of_a_pipeline_is_there",
-    "rlhf ppo": "tests/end_to_end/test_agreement.py::test_a_killed_run_goes_on_exactly",
-    "rlhf ppo configs/ppo.yaml … loop.kind=replay":
-        "tests/end_to_end/test_loops.py::test_a_run_from_files_repeats_the_run_that_wrote_them",
-    "rlhf ppo configs/ppo.yaml configs/profiles/cpu.yaml … cluster.debug=true":
-        "tests/end_to_end/test_breakpoint.py::test_a_breakpoint_in_an_actor_is_reached_from_a_terminal",
-    "rlhf ppo configs/ppo.yaml configs/profiles/cpu.yaml … cluster.dashboard=true":
-        "tests/monitoring/test_live_run.py::test_the_dashboard_in_a_browser",
-    "rlhf ppo configs/ppo.yaml ppo.advantage={kind: grpo}":
-        "tests/end_to_end/test_methods.py::test_a_method_trains_from_the_first_rollout_to_the_published_policy",
-    "rlhf run": "tests/end_to_end/test_closed_in.py::test_a_run_needs_no_network",
-    "rlhf sft": "tests/end_to_end/test_train_stages.py::test_a_lost_worker_is_replaced_and_the_numbers_stay",
     "rlhf compare": "tests/test_pipeline.py::test_runs_stand_side_by_side",
-    "rlhf checkpoints": "tests/ppo/test_checkpoints.py::test_the_command_lists_and_verifies",
-    "rlhf checkpoints runs/mine/ppo --step 40 --export":
-        "tests/golden/test_golden_checkpoint.py::test_it_is_exported_without_a_word_of_the_engines",
+    "rlhf checkpoints": CHECKPOINTS,
+    "rlhf checkpoints --step": CHECKPOINTS,
+    "rlhf checkpoints --export": EXPORT,
     "rlhf doctor": "tests/doctor/test_doctor.py::test_the_command_says_a_line_each_and_fails_when_something_does",
-    "rlhf watch": "tests/watch/test_watch.py::test_a_finished_run_is_printed_once_and_in_plain_words",
-    "rlhf serve-reward": "tests/rewards/test_server.py::test_the_command_and_the_client_speak_to_each_other",
-    "curl --retry 30 --retry-connrefused http://127.0.0.1:8901/health":
-        "tests/rewards/test_server.py::test_the_command_and_the_client_speak_to_each_other",
-    "ray start": "tests/end_to_end/test_job_submit.py::test_a_ppo_job_is_watched_and_returns_zero",
-    "ray job submit": "tests/end_to_end/test_job_submit.py::test_a_ppo_job_is_watched_and_returns_zero",
-    "prometheus": "tests/monitoring/test_live_run.py::test_every_panel_of_the_grafana_dashboard_has_data",
-    "ps": "tests/monitoring/test_live_run.py::test_ps_says_what_each_actor_does",
-    "grep": NOTHING,
+    "rlhf watch": WATCH,
+    "rlhf watch --once": WATCH,
+    "rlhf serve-reward": SERVED,
+    "rlhf serve-reward --port": SERVED,
+    "rlhf cluster validate": FAULTS,
+    "rlhf cluster validate broken.yaml": FAULTS,
+    "ray start": JOB,
+    "ray start --head": JOB,
+    "ray start --disable-usage-stats": JOB,
+    "ray job submit": JOB,
+    "ray job submit --address": JOB,
+    "ray job submit --working-dir": JOB,
+    "prometheus": PANELS,
+    "prometheus --config.file": PANELS,
+    "prometheus --storage.tsdb.path": PANELS,
+    "prometheus --web.listen-address": PANELS,
     "make test": ".ci/run",
-    "make environment": "tests/test_setup.py::test_an_interrupted_installation_is_made_again_and_then_kept",
-    "make docs": "tests/docs/test_built.py::test_the_documents_are_built_without_a_warning",
-    "make audit": "tests/test_audit.py::test_a_vulnerable_pin_is_named",
-    ".": NOTHING,
-    "cd": NOTHING,
-    "export": NOTHING,
 }
+SELDOM = {"pytest.mark.exhaustive", "pytest.mark.chaos", "pytest.mark.gpu"}  # such tests are not in every `make test`
+_NAME = re.compile(r"[a-z][a-z-]*")
+_SWITCH = re.compile(r"\b(kind)[=:]\s*([a-z_]+)|\b([a-z_]+)=(true|false|null)$")
 
 
-def shown_by(command: Command) -> str | None:
-    """What shows that a command works: a test, HERE, NOTHING; what it needs; None: nothing does."""
-    text = " ".join(command.words)
-    beginnings = [beginning for beginning in SHOWN_BY if f"{text} ".startswith(f"{beginning} ")]
-    if beginnings:
-        return SHOWN_BY[max(beginnings, key=len)]
-    return ", ".join(sorted(command.needs)) or None
+def deciding(words: Sequence[str]) -> list[str]:
+    """What decides what a command does: its name (`rlhf ppo`); the name with each option, each config, each `kind`, and
+    each key that is switched on or off (`rlhf ppo critic=null`); and the same of a command that it submits."""
+    words = list(words[2:] if tuple(words[:2]) == ("python", "-m") else words)
+    if "--" in words:
+        return [*deciding(words[: words.index("--")]), *deciding(words[words.index("--") + 1 :])]
+    count = next((k for k, word in enumerate(words) if not _NAME.fullmatch(word)), len(words))
+    name = " ".join(words[:count])
+    return [name, *(f"{name} {detail}" for word in words[count:] for detail in _details(word))]
+
+
+def _details(word: str) -> list[str]:
+    if word.startswith("-"):
+        return [word.partition("=")[0]]
+    if word.endswith(".yaml") and "=" not in word:
+        return [word]
+    return [f"{kind or key}={value or said}" for kind, value, key, said in _SWITCH.findall(word)]
+
+
+def shown_by(command: Command) -> list[str]:
+    """What shows that a command works: tests, `here`, `not ours`; else what it needs; nothing where nothing does."""
+    tests = [SHOWN_BY.get(what, "") for what in deciding(command.words)]
+    if all(tests):
+        return tests
+    if " ".join([*command.words, ""]).startswith(tuple(f"{beginning} " for beginning in HERE)):
+        return ["here"]
+    return ["not ours"] if command.words[0] in NOT_OURS else sorted(command.needs)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -82,11 +112,11 @@ def test_commands_name_what_is_there(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_is_run_by_a_test_or_says_what_it_needs(document: str) -> None:
-    assert [str(command) for command in commands_of(document) if shown_by(command) is None] == []
+    assert [str(command) for command in commands_of(document) if not shown_by(command)] == []
     assert {need for command in commands_of(document) for need in command.needs} <= NEEDS.keys()
 
 
-@pytest.mark.parametrize("document", [name for name in DOCUMENTS if HERE in map(shown_by, commands_of(name))])
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if ["here"] in map(shown_by, commands_of(name))])
 def test_quick_commands_succeed(
     document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,17 +126,63 @@ def test_quick_commands_succeed(
             (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     for command in commands_of(document):
-        if shown_by(command) == HERE:
+        if shown_by(command) == ["here"]:
             with pytest.raises(SystemExit) as ended:
                 main(command.words[1:])
             assert not ended.value.code, (str(command), capsys.readouterr().err)
+            if command.words[1:3] == ("cluster", "render"):
+                require_image_for_its_nodes(command)
 
 
-@pytest.mark.parametrize("test", sorted(set(SHOWN_BY.values()) - {HERE, NOTHING}))
-def test_the_tests_that_are_named_exist(test: str) -> None:
+def require_image_for_its_nodes(command: Command) -> None:
+    """vLLM's build for GPUs does not run where there is none: such a manifest has the image for CPUs."""
+    image, manifest = (command.words[command.words.index(option) + 1] for option in ("--image", "--out"))
+    asks_for_gpus = "nvidia.com/gpu" in Path(manifest).read_text(encoding="utf-8")
+    assert image.endswith("-cpu") != asks_for_gpus, str(command)
+
+
+@pytest.mark.parametrize(("what", "test"), SHOWN_BY.items())
+def test_the_test_that_is_named_has_these_words_and_is_in_every_run(what: str, test: str) -> None:
     file, _, function = test.partition("::")
+    assert lacking(what, source(file)) == []
+    assert not function or not marks(ROOT / file, function) & SELDOM
+
+
+def test_no_test_is_named_for_what_no_document_shows() -> None:
+    decided = {what for document in DOCUMENTS for command in commands_of(document) for what in deciding(command.words)}
+    assert SHOWN_BY.keys() - decided == set()
+
+
+def source(file: str) -> str:
+    """A file of tests, with its folder's fixtures and what it imports from other tests."""
     text = (ROOT / file).read_text(encoding="utf-8")
-    assert not function or re.search(rf"^(async )?def {function}\(", text, flags=re.MULTILINE)
+    beside = [(ROOT / file).with_name("conftest.py")]
+    imported = re.findall(r"^from (tests\.\S+) import", text, re.MULTILINE)
+    beside += [ROOT / f"{name.replace('.', '/')}.py" for name in imported]
+    return "\n".join([text, *(path.read_text(encoding="utf-8") for path in beside if path.is_file())])
+
+
+def lacking(what: str, text: str) -> list[str]:
+    """The words of what decides a command that a source has not, in the form of a command line or of Python."""
+    spelt = {"null": "(null|None)", "true": "(true|True)", "false": "(false|False)"}
+
+    def pattern(word: str) -> str:
+        key, _, value = word.partition("=")
+        if not value:
+            return rf"(?<![\w-]){re.escape(word)}\b"
+        return rf"\b{key}[\"']?\s*[=:]\s*[\"']?{spelt.get(value, value)}\b"
+
+    words = what.removeprefix("rlhf ").split()
+    return [word for word in words if not re.search(pattern(word), text)]
+
+
+def marks(path: Path, function: str) -> set[str]:
+    """The marks of a test and of its file. StopIteration where the file has no such test."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    found = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == function)
+    assigned = (node for node in body if isinstance(node, ast.Assign))
+    of_file = [node.value for node in assigned if ast.unparse(node.targets[0]) == "pytestmark"]
+    return {ast.unparse(node) for node in [*found.decorator_list, *of_file]}
 
 
 def only(text: str) -> list[Command]:
@@ -137,8 +213,36 @@ def test_what_is_wrong_with_a_command_is_seen(line: str, said: str) -> None:
     assert any(problem.startswith(said) for problem in problems(command)), problems(command)
 
 
-def test_a_command_that_nothing_runs_is_seen() -> None:
-    assert [shown_by(command) for command in only("    make demo\n    rlhf keys ppo\n")] == [None, HERE]
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("make demo", []),
+        ("rlhf keys ppo", ["here"]),
+        ("cd runs", ["not ours"]),
+        ("rlhf ppo configs/ppo.yaml configs/profiles/cpu.yaml steps=3 policy.model=x", [JOB, JOB, JOB]),
+        ("rlhf ppo configs/ppo.yaml configs/profiles/one_gpu.yaml", []),
+        ("rlhf ppo configs/ppo.yaml ppo.advantage='{kind: grpo}' critic=null", [JOB, JOB, METHOD, METHOD]),
+        ("rlhf ppo configs/ppo.yaml ppo.advantage='{kind: remax}' critic=null", []),
+        ("rlhf ppo configs/ppo.yaml loop.kind=fixed_batch", []),
+        ("rlhf run configs/demo_real.yaml sources.real=x", []),
+        ("rlhf watch runs/demo --twice", []),
+        ("ray job submit -- python -m rlhf ppo configs/ppo.yaml", [JOB, JOB, JOB]),
+        ("ray job submit -- python -m rlhf run configs/pipeline.yaml", []),
+        ("rlhf cluster validate broken.yaml", [FAULTS, FAULTS]),
+    ],
+)
+def test_a_command_is_shown_when_every_word_that_decides_is(line: str, shown: list[str]) -> None:
+    assert [shown_by(command) for command in only(f"    {line}\n")] == [shown]
+
+
+def test_a_test_that_has_not_the_words_or_is_seldom_run_shows_nothing(tmp_path: Path) -> None:
+    text = 'rlhf("ppo", "configs/ppo.yaml", loop={"kind": "replay"}, critic=None, "--steps")'
+    for what in ("rlhf ppo configs/ppo.yaml", "rlhf ppo kind=replay", "rlhf ppo critic=null"):
+        assert lacking(what, text) == []
+    absent = ("sft", "configs/profiles/cpu.yaml", "kind=gae", "reward=null", "--step")
+    assert [lacking(f"rlhf ppo {word}", text) for word in absent] == [[word] for word in absent]
+    (tmp_path / "test_a.py").write_text("pytestmark = pytest.mark.gpu\n@pytest.mark.exhaustive\ndef test_b(): ...\n")
+    assert marks(tmp_path / "test_a.py", "test_b") == {"pytest.mark.exhaustive", "pytest.mark.gpu"}
 
 
 @pytest.mark.parametrize(

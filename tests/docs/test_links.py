@@ -64,6 +64,13 @@ def test_files_that_are_named_are_there(document: str) -> None:
     assert absent_files(ROOT, document) == []
 
 
+@pytest.mark.parametrize("document", [name for name in [*DOCUMENTS, "SECURITY.md"] if not name.startswith("docs/")])
+def test_other_sites_are_linked_to_where_they_are_checked(document: str) -> None:
+    """`make links` reads docs/ alone."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert [token.attrs["href"] for token in inline(text) if is_external(str(token.attrs.get("href", "")))] == []
+
+
 def test_what_leads_nowhere_is_seen(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.md").write_text("# A B, `c`\n")

@@ -36,7 +36,7 @@ def test_a_breakpoint_in_an_actor_is_reached_from_a_terminal(tiny_models, tmp_pa
         "ppo.advantage.kind=reinforce_pp", "reward.parts.mine.kind=function", "reward.parts.mine.function=score",
         f"reward.parts.mine.file={tmp_path / 'mine.py'}", "rollout.prompts_per_step=4", "rollout.max_new_tokens=8",
         "rollout.max_model_len=128", "rollout.resources.cpus=0.5", "cluster.cpus=2", "cluster.debug=true",
-        "cluster.object_store_gib=0.2",
+        "cluster.dashboard=true", "cluster.object_store_gib=0.2",
     ]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     run = subprocess.Popen(
@@ -61,6 +61,7 @@ def test_a_breakpoint_in_an_actor_is_reached_from_a_terminal(tiny_models, tmp_pa
         answers = ask(port, "p 'the response is', sample.response", "p 6 * 7", "c")
         assert "('the response is', " in answers and "42" in answers
         assert run.wait(120) == 0, "".join(output)
+        assert any(re.match(r"dashboard  http://127\.0\.0\.1:\d+  \(it asks for a token: ", line) for line in output)
     finally:
         run.kill()
         reader.join()

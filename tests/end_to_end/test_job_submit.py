@@ -18,6 +18,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+import psutil
 import pytest
 
 from rlhf import artifacts
@@ -83,6 +84,9 @@ def head() -> Iterator[Head]:
         assert started.poll() is None, "ray start --head ended at once"
         yield found
     finally:
+        for process in psutil.Process(started.pid).children(recursive=True):
+            if process.name() == "raylet":  # it would wait 30 s for an actor that Ray Train leaves behind
+                process.kill()
         started.terminate()
         started.wait(HANG_S)
         shutil.rmtree(session, ignore_errors=True)
@@ -178,9 +182,10 @@ def test_a_job_that_is_refused_returns_one(
 
 
 def arguments(models: Any, output: Path) -> list[str]:
-    """A PPO run of three steps."""
+    """A PPO run of three steps, as the README submits it."""
     return [
-        "ppo", f"output={output}", "steps=3", f"prompts={models.prompts}",
+        "ppo", "configs/ppo.yaml", "configs/profiles/cpu.yaml", f"output={output}", "steps=3",
+        f"prompts={models.prompts}",
         f"policy.model={models.tied}", f"reference.model={models.tied}",
         f"critic.model={models.reward}", f"reward.model={models.reward}",
         *(f"{role}.resources.cpus=0.2" for role in ("policy", "critic", "reference", "reward", "rollout")),

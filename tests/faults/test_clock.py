@@ -20,8 +20,8 @@ WALL_CLOCK = {
 FOR_PEOPLE = {
     ("rlhf/lock.py", "time.time"), ("rlhf/lock.py", "time.localtime"),  # since when a run holds its lock
     ("rlhf/events.py", "time.time"), ("rlhf/watch/view.py", "time.time"),  # what `rlhf watch` shows
-    ("rlhf/watch/view.py", "time.localtime"), ("rlhf/watch/state.py", "time.localtime"),
-    ("actors/telemetry.py", "time.time"),  # what Prometheus is told
+    ("rlhf/watch/view.py", "time.localtime"),
+    ("rlhf/telemetry.py", "time.time"),  # what Prometheus is told
 }
 CHANGED = ("st_mtime", "st_mtime_ns", "st_ctime")
 

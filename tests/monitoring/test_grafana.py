@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from actors import telemetry
+from rlhf import telemetry
 from tests.monitoring.prometheus import DASHBOARD, panels, queries
 
 OWN = {name for name, _ in telemetry.NUMBERS.values()} | {
@@ -17,6 +17,11 @@ OWN = {name for name, _ in telemetry.NUMBERS.values()} | {
 def test_every_metric_of_ours_is_on_a_panel_and_no_other_is() -> None:
     asked = set(re.findall(r"ray_(rlhf_\w+)", " ".join(query.expression for query in queries())))
     assert asked == OWN
+
+
+def test_every_number_of_ours_is_that_of_the_chosen_runs() -> None:
+    expressions = [target["expr"] for panel in panels() for target in panel["targets"]]
+    assert not [each for each in expressions if re.search(r'ray_rlhf_\w+(?!\w|\{run=~"\$run"[,}])', each)]
 
 
 def test_no_query_makes_up_an_answer() -> None:

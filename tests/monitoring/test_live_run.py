@@ -1,4 +1,7 @@
-"""A real run, looked at as a person would: Grafana's queries, `ps`, `rlhf watch`, the dashboard in a browser."""
+"""A real run, looked at as a person would: `ps`, `rlhf watch`, the dashboard in a browser, Grafana's queries.
+
+The last ones have a second run beside it, whose actors would not leave those of the first on the dashboard's page.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import psutil
 import pytest
 
 from rlhf.device import has_gpu
+from rlhf.metrics import read_json_lines
 from tests.limits import HANG_S
 from tests.monitoring.conftest import Running, steps_of
 from tests.monitoring.prometheus import Prometheus, queries
@@ -21,7 +25,7 @@ from tests.report.chromium import wait
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
-NEEDS_GPU = {"GPU memory of each process"}  # tests/gpu/test_memory_metric.py has it
+NEEDS_GPU = {"GPU memory of each actor"}  # tests/gpu/test_memory_metric.py has it
 FORGOTTEN_S = 25.0  # Ray forgets a gauge that was not set again for 20 s
 ACTORS = ("policy[0]", "critic[0]", "reference[0]", "reward[0]", "rollout[0]", "experience[0]")
 
@@ -31,31 +35,6 @@ def until(holds: Callable[[], bool]) -> None:
     end = time.monotonic() + HANG_S
     while not holds() and time.monotonic() < end:
         time.sleep(0.05)
-
-
-def test_every_panel_of_the_grafana_dashboard_has_data(running: Running, prometheus: Prometheus) -> None:
-    wanted = [query for query in queries() if has_gpu() or query.panel not in NEEDS_GPU]
-
-    def without_data() -> list[str]:
-        return [f"{query.panel}: {query.expression}" for query in wanted if not prometheus.returns(query)]
-
-    until(lambda: without_data() == [])
-    time.sleep(max(0.0, running.began + FORGOTTEN_S - time.monotonic()))
-    assert without_data() == []  # what is set only once is still there
-
-
-def test_the_numbers_are_those_of_the_run(running: Running, prometheus: Prometheus) -> None:
-    before = steps_of(running.metrics)
-    time.sleep(15)  # a report of Ray's, every 10 s, and a look of Prometheus's
-    (step,) = prometheus.series("ray_rlhf_step")
-    assert before <= float(step["value"][1]) <= steps_of(running.metrics)
-    tags = {key: step["metric"][key] for key in ("run", "stage")}
-    assert tags == {"run": f"{running.output.parent.name}/ppo", "stage": "ppo"}
-    (total,) = prometheus.series("ray_rlhf_steps")
-    assert float(total["value"][1]) == 100000
-    phases = {series["metric"]["phase"] for series in prometheus.series("ray_rlhf_phase_seconds")}
-    assert phases == {"rollout", "score", "experience", "update", "publish", "step"}
-    assert {series["value"][1] for series in prometheus.series("ray_rlhf_rollouts_waiting")} == {"1"}
 
 
 def test_no_tag_grows_with_the_run(running: Running, prometheus: Prometheus) -> None:
@@ -140,3 +119,43 @@ def picture(driver, path: Path) -> None:
     time.sleep(1.5)  # the page moves what it has just shown into place
     driver.save_screenshot(str(path))
     assert 10_000 < path.stat().st_size < 200_000
+
+
+def test_every_panel_of_the_grafana_dashboard_has_data(
+    running: Running, finetuning: Running, prometheus: Prometheus
+) -> None:
+    wanted = [query for query in queries() if has_gpu() or query.panel not in NEEDS_GPU]
+
+    def without_data() -> list[str]:
+        return [f"{query.panel}: {query.expression}" for query in wanted if not prometheus.returns(query)]
+
+    until(lambda: without_data() == [])
+    time.sleep(max(0.0, running.began + FORGOTTEN_S - time.monotonic()))
+    assert without_data() == []  # what is set only once is still there
+
+
+def test_the_numbers_are_those_of_the_run(running: Running, prometheus: Prometheus) -> None:
+    before = steps_of(running.metrics)
+    time.sleep(15)  # a report of Ray's, every 10 s, and a look of Prometheus's
+    (step,) = prometheus.series('ray_rlhf_step{stage="ppo"}')
+    assert before <= float(step["value"][1]) <= steps_of(running.metrics)
+    tags = {key: step["metric"][key] for key in ("run", "stage")}
+    assert tags == {"run": f"{running.output.parent.name}/ppo", "stage": "ppo"}
+    (total,) = prometheus.series('ray_rlhf_steps{stage="ppo"}')
+    assert float(total["value"][1]) == 100000
+    phases = {series["metric"]["phase"] for series in prometheus.series("ray_rlhf_phase_seconds")}
+    assert phases == {"rollout", "score", "experience", "update", "publish", "step"}
+    assert {series["value"][1] for series in prometheus.series("ray_rlhf_rollouts_waiting")} == {"1"}
+
+
+def test_a_training_stage_tells_its_numbers_too(finetuning: Running, prometheus: Prometheus) -> None:
+    tags = f'{{run="{finetuning.output.parent.name}/sft",stage="sft"}}'
+    names = ("loss", "learning_rate", "gradient_norm", "validation_loss", "tokens_per_second", "step")
+    until(lambda: all(prometheus.series(f"ray_rlhf_{name}{tags}") for name in names))
+    told = {name: float(prometheus.series(f"ray_rlhf_{name}{tags}")[0]["value"][1]) for name in names}
+    rows = read_json_lines(finetuning.metrics)
+    kept = {"loss": "loss", "learning_rate": "learning_rate", "gradient_norm": "grad_norm",
+            "validation_loss": "validation_loss", "step": "step"}
+    for name, key in kept.items():
+        assert told[name] in [pytest.approx(row[key]) for row in rows if key in row], name
+    assert told["tokens_per_second"] > 0 and not any("throughput/tokens_per_s" in row for row in rows)

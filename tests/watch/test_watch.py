@@ -146,6 +146,46 @@ def test_files_that_vanish_or_hold_nonsense_leave_the_rest(tmp_path: Path) -> No
     assert "reward" in text_of([seen])
 
 
+HERE = socket.gethostname()
+NOBODY = (
+    "", "nothing", "[1]", "3", '"x"', "null", "{}", "[" * 9000, '{"pid": 1}',
+    *(json.dumps({"pid": pid, "host": HERE, "since": NOW}) for pid in (None, [1], "1", {}, True, 0, -1, 2**40, 1.5)),
+    *(json.dumps({"pid": 1, "host": HERE, "since": since}) for since in (None, "noon", [], 1e300, float("nan"))),
+    *(json.dumps({"pid": 1, "host": host, "since": NOW}) for host in (None, 3, "\ud800")),
+)
+
+
+@pytest.mark.parametrize("content", NOBODY)
+def test_a_lock_that_names_nobody_is_held_by_nobody(tmp_path: Path, content: str) -> None:
+    work = make_work(tmp_path / "ppo", [row(1)])
+    (work / "lock").write_text(content)
+    assert [seen.state for seen in Watched(tmp_path).look()] == ["stopped"]
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=()), max_size=5)
+    | st.sampled_from([10**400, "\ud800", "\x00"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2), max_leaves=3,
+)
+OF_FILES = {
+    "lock": ("pid", "host", "since"), "events.jsonl": ("time", "note", "total", "done", "begins_after"),
+    "metrics.jsonl": ("step", "loss", "reward/score", "time/step", "time/update"),
+}
+
+
+@given(st.data())
+def test_any_content_of_a_run_is_shown(data: st.DataObject) -> None:
+    """JSON of anything where the run has its own, and what is shown can be written to a terminal."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as directory:
+        work = make_work(Path(directory) / "ppo", [row(1), row(2)], holder=os.getpid())
+        for name, keys in OF_FILES.items():
+            lines = data.draw(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(keys, ANYTHING)), max_size=3))
+            (work / name).write_text("\n".join(map(json.dumps, lines)) + "\n")
+        once(Path(directory)).encode()
+
+
 @given(st.lists(st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=5)), max_size=8), st.data())
 def test_a_growing_file_is_read_as_far_as_its_lines_are_whole(rows: list[dict], data: st.DataObject) -> None:
     """Cut anywhere, read, and completed: every row once, none of half a line."""
@@ -199,7 +239,8 @@ def test_the_stage_at_hand_is_the_running_one_else_a_stopped_one_else_ppo() -> N
 
 @pytest.mark.parametrize(
     ("values", "line"),
-    [([], ""), ([1.0], "▁"), ([2.0, 2.0], "▁▁"), ([0.0, 1.0, float("nan"), 0.5], "▁█ ▅"), ([float("inf")], "")],
+    [([], ""), ([1.0], "▁"), ([2.0, 2.0], "▁▁"), ([0.0, 1.0, float("nan"), 0.5], "▁█ ▅"), ([float("inf")], ""),
+     ([-1.7e308, 1.7e308, 0.0], "▁█▅")],
 )
 def test_sparklines(values: list[float], line: str) -> None:
     assert sparkline(values) == line

@@ -11,11 +11,12 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ray.util.metrics import Gauge
+from rlhf.at_hand import TAGS, Run
 
-from rlhf import device
+if TYPE_CHECKING:
+    from ray.util.metrics import Gauge
 
 NUMBERS = {
     "reward/score": ("rlhf_reward", "mean reward score of the responses of a step"),
@@ -32,13 +33,18 @@ NUMBERS = {
     "response/truncated_fraction": ("rlhf_truncated_fraction", "share of responses cut at the length limit"),
     "sync/logprob_gap_max": ("rlhf_logprob_gap_nats", "largest difference of sampler and learner on one token"),
     "mismatch/kl_k3": ("rlhf_mismatch_kl_nats", "learner against the older weights that sampled, nats per token"),
-    "throughput/tokens_per_s": ("rlhf_tokens_per_second", "response tokens per second of the whole step"),
+    "throughput/tokens_per_s": (
+        "rlhf_tokens_per_second", "tokens per second of the whole step: of responses in PPO, else of examples"
+    ),
     "rollout/waiting": ("rlhf_rollouts_waiting", "rollouts drawn or being drawn for later steps"),
     "rollout/staleness": ("rlhf_rollout_staleness", "weight updates between sampling and training"),
+    "loss": ("rlhf_loss", "training loss of pretraining, SFT or the reward model, nats"),
+    "validation_loss": ("rlhf_validation_loss", "their loss on the validation data, nats"),
+    "learning_rate": ("rlhf_learning_rate", "their learning rate"),
+    "grad_norm": ("rlhf_gradient_norm", "their gradient norm before clipping"),
 }
 """Name in metrics.jsonl → Ray's name, to which it adds `ray_`, and meaning."""
 
-_TAGS = ("run", "stage")
 _AGAIN_S = 4.0
 
 
@@ -65,15 +71,17 @@ class Repeated:
 class RayMetrics:
     """Watches a run for Prometheus. Ray must be initialised."""
 
-    def __init__(self, output: Path, stage: str) -> None:
-        self._tags = {"run": run_name(output), "stage": stage}
-        self._numbers = {key: Gauge(name, meaning, _TAGS) for key, (name, meaning) in NUMBERS.items()}
-        self._seconds = Gauge("rlhf_phase_seconds", "wall time of a phase in the last step", (*_TAGS, "phase"))
-        self._phase = Gauge("rlhf_phase", "1 for the phase at hand, 0 for the others", (*_TAGS, "phase"))
-        self._step = Gauge("rlhf_step", "steps done", _TAGS)
-        self._steps = Gauge("rlhf_steps", "steps to be done in all", _TAGS)
-        self._ended = Gauge("rlhf_step_end_time_seconds", "when the last step ended, seconds since 1970", _TAGS)
-        self._restarts = Gauge("rlhf_restarts", "times that the run was begun anew from a checkpoint", _TAGS)
+    def __init__(self, run: Run) -> None:
+        from ray.util.metrics import Gauge
+
+        self._tags = run.tags
+        self._numbers = {key: Gauge(name, meaning, TAGS) for key, (name, meaning) in NUMBERS.items()}
+        self._seconds = Gauge("rlhf_phase_seconds", "wall time of a phase in the last step", (*TAGS, "phase"))
+        self._phase = Gauge("rlhf_phase", "1 for the phase at hand, 0 for the others", (*TAGS, "phase"))
+        self._step = Gauge("rlhf_step", "steps done", TAGS)
+        self._steps = Gauge("rlhf_steps", "steps to be done in all", TAGS)
+        self._ended = Gauge("rlhf_step_end_time_seconds", "when the last step ended, seconds since 1970", TAGS)
+        self._restarts = Gauge("rlhf_restarts", "times that the run was begun anew from a checkpoint", TAGS)
         self._phases: set[str] = set()
         self._said: dict[tuple[Gauge, str], float] = {}
         self._one_at_a_time = threading.Lock()
@@ -117,24 +125,3 @@ class RayMetrics:
 
     def _tell(self, gauge: Gauge, value: float, phase: str) -> None:
         gauge.set(value, {**self._tags, "phase": phase} if phase else self._tags)
-
-
-def run_name(output: Path) -> str:
-    """What tells runs apart on a dashboard: the last two names of where the stage publishes."""
-    return "/".join(output.absolute().parts[-2:])
-
-
-class DeviceMemory:
-    """The GPU memory of a role's process, as torch's allocator counts it, for as long as the process lives."""
-
-    def __init__(self, name: Callable[[], str]) -> None:
-        self._name = name
-        self._gauge = Gauge(
-            "rlhf_gpu_memory_bytes", "GPU memory of an actor: `allocated` to tensors, `reserved` by torch's allocator",
-            ("actor", "kind"),
-        )
-        self._repeated = Repeated(self._say) if device.has_gpu() else None
-
-    def _say(self) -> None:
-        for kind, taken in device.memory_bytes().items():
-            self._gauge.set(taken, {"actor": self._name(), "kind": kind})
