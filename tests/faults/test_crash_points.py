@@ -48,6 +48,20 @@ def test_a_save_leaves_the_old_state_or_the_new_one(directory: Path, interior: i
     assert told.format(counted[work]) in RECOVERY.read_text()
 
 
+@pytest.mark.slow
+def test_a_hand_over_to_ray_train_leaves_the_old_list_or_the_new_one(directory: Path) -> None:
+    """And every checkpoint that it names is whole."""
+    counted = disturbed("hand_over_checkpoint.py", directory, ALL, "the first of a job", "after three")
+    assert f"each of the {counted['after three']} file operations of a command's way" in RECOVERY.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("work", ["after a damaged one", "after a list that was cut short"])
+def test_so_does_one_after_another_crash(directory: Path, work: str) -> None:
+    disturbed("hand_over_checkpoint.py", directory, ALL, work)
+
+
 def test_an_artifact_is_whole_or_is_not_there(directory: Path) -> None:
     replacing = "in the place of an older one"
     counted = disturbed("publish_artifact.py", directory, ALL, replacing, "the first")
