@@ -42,7 +42,7 @@ def disturbed(script: str, directory: Path, interior: int, *works: str) -> dict[
 @pytest.mark.parametrize(("work", "told"), [
     ("beside an older one", "a crash before each of the {} file operations of a save"),
     ("the first of a run", "and of the {} of the first one of a run"),  # no state is there then, or the new one
-])
+], ids=["beside", "first"])
 def test_a_save_leaves_the_old_state_or_the_new_one(directory: Path, interior: int, work: str, told: str) -> None:
     counted = disturbed("save_checkpoint.py", directory, interior, work)
     assert told.format(counted[work]) in RECOVERY.read_text()
