@@ -14,6 +14,7 @@ from typing import Any
 
 from ray.train import UserCallback
 
+from rlhf.artifacts import make_durably
 from rlhf.training import snapshot
 from rlhf.training.passing_over import pass_over_damaged
 
@@ -21,7 +22,8 @@ _DELETED = ".deleted"
 
 
 def begin(storage: Path, key: str, note: Callable[[str], None] = print) -> Path:
-    """The directory of a new attempt at job `key` below `storage`, with all that earlier ones have left.
+    """The directory of a new attempt at job `key` below `storage`, with all that earlier ones have left. It is there to
+    stay: what is handed over to it and brought to disk survives a crash of the machine.
 
     Damaged checkpoints are passed over, with a note. Raises RunError when there are some and none is sound.
     """
@@ -34,7 +36,7 @@ def begin(storage: Path, key: str, note: Callable[[str], None] = print) -> Path:
         pass_over_damaged(mine, note)
         _remove_unlisted(mine)
     else:
-        mine.mkdir(parents=True)
+        make_durably(mine)
     for late in directories[:-1]:
         shutil.rmtree(late, ignore_errors=True)
     return mine

@@ -99,7 +99,6 @@ def _storage(context: RunContext) -> tuple[Path, str]:
     Another config or other inputs make it another job, which never goes on from these checkpoints.
     """
     storage = context.work.resolve() / "ray_train"
-    storage.mkdir(parents=True, exist_ok=True)
     return storage, digest({"config": context.config_hash, "inputs": dict(context.inputs)})[:16]
 
 
@@ -114,7 +113,6 @@ def _forget_other_runs(storage: Path, job: TrainJob) -> None:
     for directory in (storage, job.work / "tensorboard"):
         shutil.rmtree(directory, ignore_errors=True)
     (job.work / "metrics.jsonl").unlink(missing_ok=True)
-    storage.mkdir(parents=True)
 
 
 def require_resources(workers: WorkersConfig) -> None:

@@ -77,20 +77,18 @@ def copy(directory: Path) -> None:
 
 
 def mend(directory: Path) -> None:
-    """Replace a list that was cut short by the one before it; without one, nothing was saved yet.
+    """Replace a list that was cut short, or is not there, by the one before it; without one, nothing was saved yet.
 
     A whole list is copied: a kill may have come before its copy, and what an older copy names is gone by now.
     """
     listed, copied = directory / NAME, directory / COPY
-    if not listed.exists():
-        return
     if _read(listed) is not None:
         copy(directory)
     elif copied.exists():
         copied.replace(listed)
         copy(directory)
     else:
-        listed.unlink()
+        listed.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

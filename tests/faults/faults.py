@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,89 +49,113 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Operation:
+    """Of a rename also its target, and under which name the file is kept that it replaced, if it did."""
+
+    kind: str
+    path: str
+    target: str
+    replaced: str
+
+
+@dataclass(frozen=True)
 class Aftermath:
     """How a piece of work under a fault ended: its exit code, and the operations that were done."""
 
     code: int
-    done: list[list[str]]
+    done: list[Operation]
 
 
 def under(fault: Fault, directory: Path, work: Callable[[], int]) -> Aftermath:
-    """Do the work in a fork with a fault below `directory`; its exit code is what it returns."""
-    journal = directory.with_name(directory.name + ".journal")
+    """Do the work in a fork with a fault below `directory`; its exit code is what it returns. Journal and replaced
+    files lie beside the directory."""
+    journal, replaced = (directory.with_name(directory.name + end) for end in (".journal", ".replaced"))
+    shutil.rmtree(replaced, ignore_errors=True)
+    replaced.mkdir()
     child = os.fork()
     if child == 0:
-        ctypes.CDLL(None).faults_arm(
-            str(directory).encode(), str(journal).encode(), fault.mode, ctypes.c_long(fault.which), fault.errno
-        )
+        places = (str(path).encode() for path in (directory, journal, replaced))
+        ctypes.CDLL(None).faults_arm(*places, fault.mode, ctypes.c_long(fault.which), fault.errno)
         code = 99
         try:
             code = work()
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
-    done = [line.split("\t") for line in journal.read_text().splitlines()]
+    done = [Operation(*line.split("\t")) for line in journal.read_text().splitlines()]
     journal.unlink()
     return Aftermath(os.waitstatus_to_exitcode(status), done)
 
 
-def lose_unsynced_data(done: list[list[str]]) -> None:
+def lose_unsynced_data(done: Sequence[Operation]) -> None:
     """What a machine does that loses power: files that were written and not brought to disk are empty now."""
     dirty: set[str] = set()
-    for kind, path, other in done:
-        if kind == "write":
-            dirty.add(path)
-        elif kind == "sync":
-            dirty.discard(path)
-        elif kind == "rename":
-            dirty = {_moved(name, path, other) for name in dirty}
-        elif kind == "unlink":
-            dirty.discard(path)
+    for each in done:
+        if each.kind in ("write", "truncate"):
+            dirty.add(each.path)
+        elif each.kind in ("sync", "unlink"):
+            dirty.discard(each.path)
+        elif each.kind == "rename":
+            dirty = {each.replaced if name == each.target else _moved(name, each) for name in dirty}
     for path in dirty:
         if os.path.isfile(path):
             os.truncate(path, 0)
 
 
-def undo_unsynced_renames(done: list[list[str]]) -> None:
+def undo_unsynced_renames(done: Sequence[Operation]) -> None:
     """The same for names: a rename is lost unless the directory was brought to disk after it."""
-    pending: list[tuple[str, str]] = []
-    for kind, path, other in done:
-        if kind == "rename":
-            pending.append((path, other))
-        elif kind == "sync":
-            pending = [(source, target) for source, target in pending if os.path.dirname(target) != path]
-    for source, target in reversed(pending):
-        if os.path.exists(target) and not os.path.exists(source):
-            os.rename(target, source)
+    pending: list[Operation] = []
+    for each in done:
+        if each.kind == "rename":
+            pending.append(each)
+        elif each.kind == "sync":
+            pending = [rename for rename in pending if os.path.dirname(rename.target) != each.path]
+    for rename in reversed(pending):
+        _lose(rename.target, rename.path, rename.replaced)
 
 
-def lose_unsynced_entries(done: list[list[str]]) -> None:
+def lose_unsynced_entries(done: Sequence[Operation]) -> None:
     """The same for directories: what was made or renamed in one is not there unless it was brought to disk after it."""
     made: set[str] = set()
-    pending: list[tuple[str, str | None]] = []  # a name, and the one that it had before
-    for kind, path, other in done:
-        if kind == "rename":
-            made = {_moved(name, path, other) for name in made}
-            pending = [(_moved(name, path, other), before and _moved(before, path, other)) for name, before in pending]
-            pending.append((other, path))
-        elif kind in ("create", "mkdir") or (path not in made and os.path.dirname(path) in made):
-            made.add(path)  # or renamed by a call that no shim sees, as safetensors does: then it is seen here at first
-            pending.append((path, None))
-        elif kind == "sync":
-            pending = [(name, before) for name, before in pending if os.path.dirname(name) != path]
+    pending: list[tuple[str, str, str]] = []  # a name, the one that is on disk ("": none), the file that it replaced
+    for each in done:
+        if each.kind == "rename":
+            made = {_moved(name, each) for name in made}
+            on_disk = next((before for name, before, _ in pending if name == each.path), each.path)
+            others = [entry for entry in pending if entry[0] != each.path]
+            pending = [(_moved(name, each), _moved(before, each), replaced) for name, before, replaced in others]
+            pending.append((each.target, on_disk, each.replaced))
+        elif each.kind in ("create", "mkdir") or (each.path not in made and os.path.dirname(each.path) in made):
+            made.add(each.path)  # or renamed by a call that no shim sees, as safetensors does: here it is seen at first
+            pending.append((each.path, "", ""))
+        elif each.kind == "sync":
+            pending = [entry for entry in pending if os.path.dirname(entry[0]) != each.path]
     # All are named as they were at last, so a directory takes its former name after what lies in it.
     pending.reverse()
-    pending.sort(key=lambda entry: entry[1] is not None and os.path.isdir(entry[0]))
-    for name, before in pending:
-        _lose(name, before)
+    pending.sort(key=lambda entry: entry[1] != "" and os.path.isdir(entry[0]))
+    for entry in pending:
+        _lose(*entry)
 
 
-def _lose(name: str, before: str | None) -> None:
-    if before is None:
+def lose_all(done: Sequence[Operation]) -> None:
+    """Whatever was not brought to disk."""
+    lose_unsynced_data(done)
+    lose_unsynced_entries(done)
+
+
+def _lose(name: str, before: str, replaced: str) -> None:
+    """Take a name away; what had it before has it again."""
+    if not before:
         shutil.rmtree(name) if os.path.isdir(name) else Path(name).unlink(missing_ok=True)
     elif os.path.exists(name) and not os.path.exists(before):
         os.rename(name, before)
+    if replaced and not os.path.exists(name):
+        os.rename(replaced, name)
 
 
-def _moved(name: str, source: str, target: str) -> str:
-    return target + name[len(source):] if name == source or name.startswith(source + "/") else name
+def _moved(name: str, rename: Operation) -> str:
+    source = rename.path
+    return rename.target + name[len(source):] if name == source or name.startswith(source + "/") else name

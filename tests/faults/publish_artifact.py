@@ -1,26 +1,20 @@
-"""Run by test_crash_points.py with the shim loaded: an artifact replaces an older one, and the machine loses its power.
-
-Arguments: a directory to work in. Prints the number of file operations of a publication that were hit.
-"""
+"""Run by test_crash_points.py with the shim loaded: an artifact replaces an older one, and is the first, under every
+fault."""
 
 from __future__ import annotations
 
-import shutil
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf import artifacts
-from tests.faults.faults import CRASHED, EXIT, Fault, lose_unsynced_data, under, undo_unsynced_renames
-
-LOSSES = {"data": lose_unsynced_data, "names": undo_unsynced_renames}
+from tests.faults.everywhere import report
 
 
-def publish(path: Path, content: str) -> int:
+def publish(path: Path, content: str) -> None:
     with artifacts.publishing(path, "stage", content, {}) as draft:
         (draft.path / "ema").mkdir()
         for name in ("weights", "ema/weights"):
             (draft.path / name).write_text(content * 100)
-    return 0
 
 
 def found(path: Path) -> str | None:
@@ -34,28 +28,27 @@ def found(path: Path) -> str | None:
     return manifest.config_hash
 
 
-def disturbed(root: Path, which: int, loss: str) -> bool:
-    """Publish, and lose power before the `which`-th file operation; whether it was reached, else at the end."""
-    run = root / "run"
-    shutil.rmtree(run, ignore_errors=True)
-    publish(run / "model", "old")
-    after = under(Fault(EXIT, which), run, lambda: publish(run / "model", "new"))
-    assert after.code in (0, CRASHED)
-    LOSSES[loss](after.done)
-    there = found(run / "model")
-    assert there == "new" if after.code == 0 else there in ("old", "new", None), (which, loss, there)
-    publish(run / "model", "again")
-    assert found(run / "model") == "again" and [path.name for path in run.iterdir()] == ["model"]
-    return after.code == CRASHED
+@dataclass(frozen=True)
+class Publish:
+    """A publication where the artifact `before` is, or none."""
 
+    name: str
+    before: str | None
+    failures: tuple[type[Exception], ...] = (OSError,)
 
-def main() -> None:
-    for loss in LOSSES:
-        which = 1
-        while disturbed(Path(sys.argv[1]), which, loss):
-            which += 1
-        print(loss, which - 1)
+    def prepare(self, root: Path) -> None:
+        if self.before is not None:
+            publish(root / "model", self.before)
+
+    def do(self, root: Path) -> None:
+        publish(root / "model", "new")
+
+    def require_sound(self, root: Path, ended: bool) -> None:
+        """The one before, the new one or none is there, and publishing works."""
+        assert found(root / "model") in (("new",) if ended else (self.before, "new", None))
+        publish(root / "model", "again")
+        assert found(root / "model") == "again" and [path.name for path in root.iterdir()] == ["model"]
 
 
 if __name__ == "__main__":
-    main()
+    report([Publish("in the place of an older one", "old"), Publish("the first", None)])

@@ -1,13 +1,8 @@
-"""Run by test_crash_points.py with the shim loaded: a checkpoint is saved beside an older one, under every fault.
-
-Arguments: a directory to work in. Prints the number of file operations of a save, and of saves that were disturbed.
-"""
+"""Run by test_crash_points.py with the shim loaded: a checkpoint is saved beside an older one, and as the first of a
+run, under every fault."""
 
 from __future__ import annotations
 
-import errno
-import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,35 +14,13 @@ from safetensors.torch import load_file, save_file
 from rlhf.errors import RunError
 from rlhf.ppo.loop import LoopState, Roles
 from rlhf.ppo.rollout_file import read_rollout, write_rollout
+from rlhf.sound import SoundDirectory
 from rlhf.training.checkpoint import DirectoryCheckpoints, Keeping
-from tests.faults.faults import (
-    CRASHED,
-    EXIT,
-    FAIL,
-    HALF,
-    Fault,
-    lose_unsynced_data,
-    lose_unsynced_entries,
-    under,
-    undo_unsynced_renames,
-)
+from tests.faults.everywhere import report
 from tests.ppo import fakes
 from tests.ppo import test_rollout_file as rollouts
 
 OLD, NEW = LoopState(2, 0.02), LoopState(4, 0.04)
-FAILED = 3
-
-
-def lose_all(done: list[list[str]]) -> None:
-    """Whatever was not brought to disk."""
-    lose_unsynced_data(done)
-    lose_unsynced_entries(done)
-
-
-LOSSES = {
-    "nothing": lambda done: None, "data": lose_unsynced_data, "names": undo_unsynced_renames,
-    "entries": lose_unsynced_entries, "all": lose_all,
-}
 
 
 @dataclass
@@ -66,13 +39,26 @@ class File:
 
         return fakes.Pending([], "save", work)
 
-    def load(self, directory: Path) -> fakes.Pending:
-        self.step = self.read(directory / self.name)
+    def load(self, directory: Path | SoundDirectory) -> fakes.Pending:
+        within = directory.path if isinstance(directory, SoundDirectory) else directory
+        self.step = self.read(within / self.name)
         return fakes.Pending([], "load")
+
+
+def write_states(path: Path, step: int) -> None:
+    torch.save({"module": torch.full((3, 5), float(step))}, path)
+
+
+def read_states(path: Path) -> int:
+    return int(torch.load(path, weights_only=True)["module"][2, 4])
 
 
 def write_average(path: Path, step: int) -> None:
     save_file({"weight": torch.full((3, 5), float(step))}, str(path))
+
+
+def read_average(path: Path) -> int:
+    return int(load_file(str(path))["weight"][2, 4])
 
 
 def write_waiting(path: Path, step: int) -> None:
@@ -83,76 +69,64 @@ def read_waiting(path: Path) -> int:
     return read_rollout(path, 0, rollouts.PARTS).prompts_used
 
 
-def parts() -> tuple[Roles, tuple[File, File]]:
-    """Roles whose critic is a file of safetensors, and whose collector has a rollout that waits for its step."""
-    average = File("average_rank0.safetensors", write_average, lambda path: int(load_file(str(path))["weight"][2, 4]))
-    waiting = File("waiting_000.parquet", write_waiting, read_waiting)
-    return replace(fakes.roles(), critic=average, collector=waiting), (average, waiting)  # type: ignore[arg-type]
+def parts() -> tuple[Roles, list[File]]:
+    """Roles whose parts are what real ones write: DeepSpeed's shares, averages in safetensors, and a rollout that waits
+    for its step."""
+    files = [
+        File("mp_rank_00_model_states.pt", write_states, read_states),
+        File("average_rank0.safetensors", write_average, read_average),
+        File("waiting_000.parquet", write_waiting, read_waiting),
+    ]
+    policy, critic, collector = files
+    return replace(fakes.roles(), policy=policy, critic=critic, collector=collector), files  # type: ignore[arg-type]
 
 
-def save(directory: Path, state: LoopState) -> None:
-    """Everything names its step; only the newest checkpoint stays."""
+def kept(root: Path) -> DirectoryCheckpoints:
+    """Only the newest checkpoint stays."""
+    return DirectoryCheckpoints(root / "ppo.work" / "checkpoints", Keeping(1), lambda said: None)
+
+
+def save(root: Path, state: LoopState) -> None:
+    """Everything names its step."""
     roles, files = parts()
-    roles.policy.weight = float(state.step)
     for file in files:
         file.step = state.step
-    kept = DirectoryCheckpoints(directory, Keeping(1), lambda said: None)
-    kept.save(roles, state, {})
-    kept.finish()
+    checkpoints = kept(root)
+    checkpoints.save(roles, state, {})
+    checkpoints.finish()
+    checkpoints.close()
 
 
-def saving(directory: Path) -> int:
-    try:
-        save(directory, NEW)
-    except (OSError, RunError, SafetensorError):
-        return FAILED
-    return 0
-
-
-def restored(directory: Path) -> LoopState | None:
-    """What a run goes on from; its parts must be of one step."""
+def restored(root: Path) -> LoopState | None:
+    """What a run goes on from, all parts of it of one step; None: nothing, it starts from the beginning."""
     roles, files = parts()
-    state = DirectoryCheckpoints(directory, Keeping(1), lambda said: None).restore(roles)
-    assert state is not None and {roles.policy.weight, *(file.step for file in files)} == {state.step}, state
+    state = kept(root).restore(roles)
+    assert {file.step for file in files} == {-1 if state is None else state.step}, state
     return state
 
 
-def points(directory: Path) -> list[int]:
-    """The file operations of a save; of many writes to one file in a row the first and the last."""
-    save(directory, OLD)
-    done = under(Fault(EXIT, 0), directory, lambda: saving(directory)).done
-    writes = [(kind, path) if kind == "write" else None for kind, path, _ in done]
-    amid = [k for k, write in enumerate(writes) if write is not None and [write] * 3 == writes[max(0, k - 1) : k + 2]]
-    return [k + 1 for k in range(len(done)) if k not in amid]
+@dataclass(frozen=True)
+class Save:
+    """A save in a run that has the checkpoint `before`, or none."""
 
+    name: str
+    before: LoopState | None
+    failures: tuple[type[Exception], ...] = (OSError, RunError, RuntimeError, SafetensorError)  # Runtime: torch.save
 
-def disturbed(directory: Path, fault: Fault, loss: str) -> bool:
-    """Save under a fault; whether it was seen. Afterwards the old state or the new one is there, and saving works."""
-    shutil.rmtree(directory, ignore_errors=True)
-    save(directory, OLD)
-    after = under(fault, directory, lambda: saving(directory))
-    if after.code == 0:  # a deletion that fails may be overlooked, and the save succeed in spite of it
-        assert fault.mode == FAIL and restored(directory) == NEW, fault
-        return False
-    assert after.code == (FAILED if fault.mode == FAIL else CRASHED), (fault, after.code)
-    LOSSES[loss](after.done)
-    assert restored(directory) in (OLD, NEW), (fault, loss, after.done[-3:])
-    save(directory, NEW)
-    assert restored(directory) == NEW and [path.name for path in directory.iterdir()] == ["step_000004"], (fault, loss)
-    return True
+    def prepare(self, root: Path) -> None:
+        if self.before is not None:
+            save(root, self.before)
 
+    def do(self, root: Path) -> None:
+        save(root, NEW)
 
-def main() -> None:
-    directory = Path(sys.argv[1]) / "checkpoints"
-    ways = [
-        *((EXIT, 0, loss) for loss in LOSSES), (HALF, 0, "nothing"), (HALF, 0, "all"),
-        *((FAIL, number, "nothing") for number in (errno.ENOSPC, errno.EIO)),
-    ]
-    operations = points(directory)
-    for mode, number, loss in ways:
-        hit = [disturbed(directory, Fault(mode, which, number), loss) for which in operations]
-        print(mode, number, loss, sum(hit))
+    def require_sound(self, root: Path, ended: bool) -> None:
+        """The state before or the new one is there, and saving works."""
+        assert restored(root) in ((NEW,) if ended else (self.before, NEW))
+        save(root, NEW)
+        assert restored(root) == NEW
+        assert [path.name for path in (root / "ppo.work" / "checkpoints").iterdir()] == ["step_000004"]
 
 
 if __name__ == "__main__":
-    main()
+    report([Save("beside an older one", OLD), Save("the first of a run", None)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,24 +10,16 @@ import pytest
 from rlhf.errors import RunError
 from rlhf.ppo.loop import LoopState
 from rlhf.training.checkpoint import DirectoryCheckpoints, Keeping
+from tests.faults.small_disk import small_disk
 from tests.ppo import fakes
 
 MIB = 2**20
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MiB in memory."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a file system of its own needs root")
-    directory = tmp_path / "small"
-    directory.mkdir()
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(directory)]
-    mounted = subprocess.run(mounting, capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"no file system of its own: {mounted.stderr.strip()}")
-    yield directory
-    subprocess.run(["umount", str(directory)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "small", 3) as mounted:
+        yield mounted
 
 
 def save(directory: Path, step: int, size: int) -> None:
@@ -49,17 +39,17 @@ def save(directory: Path, step: int, size: int) -> None:
     kept.finish()
 
 
-def test_a_disk_that_fills_up_costs_that_checkpoint_alone(small_disk: Path) -> None:
+def test_a_disk_that_fills_up_costs_that_checkpoint_alone(disk: Path) -> None:
     """First nothing is known of the size; then it is known beforehand; and with room again it works."""
-    directory = small_disk / "checkpoints"
+    directory = disk / "checkpoints"
     with pytest.raises(RunError, match=r"it needs more than 3\.0 MiB, and 3\.0 MiB are free \(there is none yet\)"):
         save(directory, 1, 4 * MIB)
     save(directory, 2, MIB)
-    (small_disk / "other").write_bytes(bytes(MIB + MIB // 2))
+    (disk / "other").write_bytes(bytes(MIB + MIB // 2))
     said = r"it needs 1\.0 MiB as the last one took, and 0\.5 MiB are free \(step_000002 is untouched\); free"
     with pytest.raises(RunError, match=said):
         save(directory, 4, MIB)
     assert [path.name for path in directory.iterdir()] == ["step_000002"]
-    (small_disk / "other").unlink()
+    (disk / "other").unlink()
     save(directory, 4, MIB)
     assert sorted(path.name for path in directory.iterdir()) == ["step_000002", "step_000004"]

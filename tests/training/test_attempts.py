@@ -65,6 +65,12 @@ def test_a_list_that_was_cut_short_is_replaced_by_the_one_before_it(tmp_path, cu
     assert json.loads((tmp_path / LIST).read_text()) == {"at": 1}
 
 
+def test_so_is_one_that_is_not_there(tmp_path):
+    (tmp_path / COPY).write_text('{"at": 1}')
+    mend(tmp_path)
+    assert json.loads((tmp_path / LIST).read_text()) == json.loads((tmp_path / COPY).read_text()) == {"at": 1}
+
+
 def test_the_very_first_list_cut_short_means_that_nothing_was_saved(tmp_path):
     (tmp_path / LIST).write_text('{"che')
     KeepSnapshot(tmp_path).after_report(None, [], checkpoint=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ray.train import Checkpoint
 from rlhf.errors import RunError
 from rlhf.training.handing_over import handing_over
 from rlhf.training.shares import damage, seal_share
+from tests.faults.small_disk import small_disk
 
 
 @pytest.fixture
@@ -64,21 +64,15 @@ def test_a_node_that_does_not_see_the_directory_is_a_sentence(tmp_path: Path) ->
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB in memory."""
-    directory = tmp_path / "small"
-    directory.mkdir()
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(directory)]
-    if os.geteuid() != 0 or subprocess.run(mounting, capture_output=True).returncode:
-        pytest.skip("mounting a file system of its own needs root")
-    yield directory
-    subprocess.run(["umount", str(directory)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "small", 1) as mounted:
+        yield mounted
 
 
-def test_a_disk_that_is_full_says_what_is_needed_and_keeps_nothing(tmp_path: Path, small_disk: Path) -> None:
-    hand_over = handing_over(small_disk)
+def test_a_disk_that_is_full_says_what_is_needed_and_keeps_nothing(tmp_path: Path, disk: Path) -> None:
+    hand_over = handing_over(disk)
     hand_over(part(tmp_path, 0, 2**18), "checkpoint_1")
     with pytest.raises(RunError, match=r"small: no room for a checkpoint: it needs 2\.0 MiB, and 0\.7 MiB are free; "):
         hand_over(part(tmp_path, 1, 2**21), "checkpoint_1")
-    files = {path.name for path in small_disk.rglob("*") if path.is_file()}
+    files = {path.name for path in disk.rglob("*") if path.is_file()}
     assert files <= {"rank_0.pt", "latest", "share_00000.json"} and "rank_0.pt" in files

@@ -8,10 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ray.train import Checkpoint, CheckpointConfig
-from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
-from ray.train.v2._internal.execution.storage import StorageContext
-from ray.train.v2._internal.execution.training_report import _TrainingReport
+from ray.train import Checkpoint
 
 from rlhf.cli import main
 from rlhf.errors import RunError
@@ -19,13 +16,9 @@ from rlhf.training import listing
 from rlhf.training.attempts import KeepSnapshot, begin
 from rlhf.training.shares import seal_share
 from rlhf.training.snapshot import COPY, NAME, saved
+from tests.training.keeper import keeper, report_of, resumed
 
 pytestmark = pytest.mark.filterwarnings("ignore:The `(json|parse_obj)` method is deprecated")  # in Ray Train
-
-
-def keeper(attempt: Path) -> CheckpointManager:
-    config = CheckpointConfig(checkpoint_score_attribute="validation_loss", checkpoint_score_order="min")
-    return CheckpointManager(config, StorageContext(str(attempt.parent), attempt.name))
 
 
 def save(attempt: Path, *losses: float) -> None:
@@ -46,10 +39,6 @@ def save(attempt: Path, *losses: float) -> None:
     asyncio.run(report())
 
 
-def report_of(checkpoint: Checkpoint, loss: float) -> _TrainingReport:
-    return _TrainingReport(checkpoint=checkpoint, metrics={"step": 10, "validation_loss": loss}, validation=False)
-
-
 def harm(attempt: Path, *numbers: int) -> None:
     for number in numbers:
         (attempt / f"checkpoint_{number}" / "state.pt").write_bytes(bytes(9) + b"\1")
@@ -57,13 +46,6 @@ def harm(attempt: Path, *numbers: int) -> None:
 
 def names(attempt: Path) -> list[str]:
     return sorted(path.name for path in attempt.glob("*checkpoint_*/"))
-
-
-def resumed(attempt: Path) -> tuple[str, list[str]]:
-    """Which one Ray Train goes on from, and which it may name the best."""
-    kept = keeper(attempt)
-    found = [Path(each.checkpoint.path).name for each in kept.best_checkpoint_results]
-    return Path(kept.latest_checkpoint_result.checkpoint.path).name, found
 
 
 @pytest.mark.parametrize(("losses", "left"), [
