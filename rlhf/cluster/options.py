@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from rlhf.cluster.mount import mount_problem
 from rlhf.cluster.names import is_dns_1035, is_dns_1123, is_label_value, is_subdomain
 from rlhf.cluster.rules.objects import LONGEST
 from rlhf.config import suggestion
@@ -68,8 +68,9 @@ class Options:
         yield from self._places()
 
     def _places(self) -> Iterator[str]:
-        if not may_be_mounted(self.mount):
-            yield f"--mount: '{self.mount}' is no place for a volume; give an absolute path like /runs"
+        problem = mount_problem(self.mount)
+        if problem is not None:
+            yield f"--mount: '{self.mount}' {problem}; give a place of its own, like /runs"
         name = self.image.rpartition("/")[2]
         if not self.image or self.image != "".join(self.image.split()):
             yield f"--image: '{self.image}' is no image; write it like registry.example.com/rlhf:0.1.0"
@@ -78,11 +79,3 @@ class Options:
                 f"--image: '{self.image}' names no version, so that a retry may run another one; add a tag, "
                 "or better a digest"
             )
-
-
-def may_be_mounted(path: str) -> bool:
-    """Whether a volume may lie there: an absolute path that neither the image nor the manifest uses."""
-    return path.startswith("/") and path == posixpath.normpath(path) and path not in _TAKEN
-
-
-_TAKEN = ("/", "/config", "/dev", "/dev/shm", "/tmp", "/etc", "/usr", "/bin", "/proc", "/sys", "/home", "/opt")

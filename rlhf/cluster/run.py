@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from rlhf.cluster.options import may_be_mounted
+from rlhf.cluster.mount import mount_problem
 from rlhf.errors import ConfigError
 from rlhf.pipeline import is_hub_name
 from rlhf.stage import NamedInput, StageConfig, inputs
@@ -104,4 +104,4 @@ def _common_root(values: Sequence[str]) -> str | None:
     """The first directory of all paths, `/shared`: where the volume may lie. None where they have no such one."""
     roots = {"/".join(parts[:2]) if len(parts := value.split("/")) > 2 else "" for value in values}
     root = roots.pop() if len(roots) == 1 else ""
-    return root if may_be_mounted(root) else None
+    return None if mount_problem(root) else root
