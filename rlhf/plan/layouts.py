@@ -51,7 +51,8 @@ def layouts(config: PPOConfig, cluster: Cluster, sizes: Sizes, means: Means = LO
 def _any_holds(config: PPOConfig, cluster: Cluster, sizes: Sizes) -> bool:
     """Whether the GPUs hold a layout in the form that takes least: without this a search that finds nothing looks at
     every form of every layout."""
-    least = [change for each in candidates(config, cluster, LEAST) for change in each]
+    forms = [*LEAST, *(RESIDENT if cluster.node_memory is not None else [])]
+    least = (change for each in candidates(config, cluster, forms) for change in each)
     return any(fit(demands(sketched(config, change), sizes), cluster).fits for change in least)
 
 
@@ -92,6 +93,7 @@ ALL: Sequence[Forms] = [
 ]
 # What takes least memory: ZeRO-2 of adapters, whose states are small beside what ZeRO-3 gathers; else the other.
 LEAST: Sequence[Forms] = [[Training(2, False, True)], [Training(3, True, True)]]
+RESIDENT: Sequence[Forms] = [[Training(3, False, True)]]  # and where a node may have no room for an optimizer
 
 
 def candidates(config: PPOConfig, cluster: Cluster, families: Sequence[Forms] = ALL) -> Iterator[list[Change]]:

@@ -29,7 +29,10 @@ def _fullest(plan: StagePlan) -> str:
     gpu = plan.fit.cluster.gpu
     if gpu is not None and plan.fit.devices:
         device = max(plan.fit.devices, key=lambda each: each.peak)
-        return f"; the fullest GPU ({device.name}) needs {device.peak / GIB:.1f} of {gpu.memory * USABLE / GIB:.1f} GiB"
+        states = plan.fit.offloaded
+        node = f", and a node {states / GIB:.0f} GiB of its own memory for offloaded states" if states else ""
+        of = f"{device.peak / GIB:.1f} of {gpu.memory * USABLE / GIB:.1f} GiB"
+        return f"; the fullest GPU ({device.name}) needs {of}{node}"
     total = sum(each.memory.peak for each in plan.fit.on_hosts)
     return f"; its processes need {total / GIB:.1f} GiB of memory" if plan.fit.on_hosts else ""
 
@@ -132,6 +135,7 @@ def as_json(plan: StagePlan, remedy: str | None = None, best: Sequence[Layout] |
             }
             for device in plan.fit.devices
         ],
+        "offloaded": plan.fit.offloaded,
         "roles": {
             held.demand.role: {part: getattr(held.memory, part) for part in (*PARTS, "host")}
             for held in [*(h for device in plan.fit.devices for h in device.holdings), *plan.fit.on_hosts]

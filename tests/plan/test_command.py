@@ -81,6 +81,17 @@ def test_layouts_are_listed_fastest_first(capsys: pytest.CaptureFixture[str]) ->
     assert len(seconds) == 4 and seconds == sorted(seconds)
 
 
+def test_a_node_and_its_own_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    """231 GiB of optimizer states: told where nobody says what a node has, and judged where somebody does."""
+    assert "and a node 231 GiB of its own memory for offloaded states" in plan(
+        capsys, SHARED, "--cluster", "1x8xH100-80")[0]
+    assert plan(capsys, SHARED, "--cluster", "1x8xH100-80+512")[0].startswith(
+        "ppo: fits on 1 node of 8 x H100-80 GiB and 512 GiB of memory; ")
+    line = plan(capsys, SHARED, "--cluster", "1x8xH100-80+128")[0]
+    assert "ppo: does not fit on 1 node of 8 x H100-80 GiB and 128 GiB of memory: a node needs 231" in line
+    assert "First thing to change: " in line
+
+
 def test_layouts_of_a_training_job_are_listed_fastest_first(capsys: pytest.CaptureFixture[str]) -> None:
     """Each a number of workers that divides the batch, and a way to save memory."""
     path = str(CONFIGS / "gpu" / "sft_llama3_8b_8gpu.yaml")
@@ -181,6 +192,7 @@ def test_fine_tuning_of_7b_on_a_cluster(cluster: str, sentence: str, capsys: pyt
         ([SHARED, "--cluster", "8H100"], "rlhf: --cluster: '8H100'; write NODESxGPUSxKIND-GIB"),
         ([SHARED, "--cluster", "1x8xH100-90"], "rlhf: --cluster: 'H100-90' is no GPU that is known here, did you mean"),
         ([SHARED, "--cluster", "1xH100-80"], "rlhf: --cluster: '1xH100-80' does not say how many GPUs a node has"),
+        ([SHARED, "--cluster", "1xCPU-64+9"], "rlhf: --cluster: '1xCPU-64+9'; write nodes without GPUs as NODESxCPU"),
         ([SHARED, "--cluster", "1xCPU"], "rlhf: --cluster: '1xCPU'; write nodes without GPUs as NODESxCPU-GIB"),
         ([SHARED, "policy.model=x/y"], "rlhf: policy.model: the sizes of 'x/y' are not known here"),
         (["--model", "7B-like", "--cluster", "1xCPU-64"], "rlhf: --cluster: without a config only GPUs are"),
