@@ -32,6 +32,7 @@ class Options:
     gpus_per_node: int | None = None
     cpus_per_node: int | None = None
     memory: int | None = None  # GiB of a worker pod, without /dev/shm
+    model: str | None = None  # whose sizes every model of the run has
     head_cpus: int = 4
     head_memory: int = 16  # GiB, without /dev/shm
     queue: str | None = None  # of Kueue

@@ -14,8 +14,9 @@ import yaml
 from rlhf.cluster.needs import Need, needs
 from rlhf.cluster.options import Options
 from rlhf.cluster.packing import Nodes, nodes_for
+from rlhf.cluster.planned import Planned
 from rlhf.cluster.run import CONFIG_DIRECTORY, CONFIG_FILE, ClusterRun, require_in_volume
-from rlhf.cluster.sizes import Sizes, sizes
+from rlhf.cluster.sizes import Sizes, memory_of_a_pod, sizes
 from rlhf.cluster.versions import KUBERAY, RAY
 from rlhf.ppo.config import PPOConfig, RolloutConfig
 from rlhf.roles import Resources
@@ -35,7 +36,9 @@ def render(run: ClusterRun, options: Options, words: Sequence[str]) -> str:
         return _service(run, options, words)
     wanted = needs(run.stages)
     nodes = nodes_for(wanted, options.gpus_per_node, options.cpus_per_node)
-    return _fill(run, options, words, sizes(options, nodes, wanted, run.object_store_gib), {})
+    offloaded = Planned.of(run.stages, options.model).offloaded(run.stages, nodes)
+    memory = memory_of_a_pod(options, nodes, offloaded)
+    return _fill(run, options, words, sizes(options, nodes, wanted, run.object_store_gib, memory), {})
 
 
 def _service(run: ClusterRun, options: Options, words: Sequence[str]) -> str:
@@ -48,7 +51,8 @@ def _service(run: ClusterRun, options: Options, words: Sequence[str]) -> str:
     bundle = {"CPU": cpus // parts, **({"GPU": 1} if gpus else {})}
     config = _serve_config(options, directory, rollout, bundle)
     serving = {"model": directory, "kv_cache_gib": rollout.kv_cache_gib, "serve_config": config}
-    return _fill(run, options, words, sizes(options, nodes, [need], run.object_store_gib), serving)
+    size = sizes(options, nodes, [need], run.object_store_gib, memory_of_a_pod(options, nodes))
+    return _fill(run, options, words, size, serving)
 
 
 def _serve_config(options: Options, directory: str, rollout: RolloutConfig, bundle: Mapping[str, int]) -> str:

@@ -6,19 +6,17 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from rlhf.errors import ConfigError
 from rlhf.plan.hardware import Cluster, parse_cluster
 from rlhf.plan.layouts import Layout, layouts
 from rlhf.plan.machine import this_machine
-from rlhf.plan.models import require
-from rlhf.plan.plans import Means, StagePlan, plan_stage
+from rlhf.plan.plans import Means, StagePlan, plan_stage, remember
 from rlhf.plan.question import question
 from rlhf.plan.remedies import remedy
 from rlhf.plan.show import as_json, text
-from rlhf.plan.sizes import Sizes, from_directory
+from rlhf.plan.sizes import Sizes, sizes_by
 from rlhf.plan.training_jobs import TrainStage
 from rlhf.plan.training_layouts import training_layouts
 from rlhf.plan.training_remedies import training_remedy
@@ -63,17 +61,6 @@ def _complete(planned: StagePlan, config: Any, sizes: Sizes, means: Means, with_
     return Planned(planned, change, tuple(islice(found, SHOWN)) if with_layouts else None)
 
 
-def remember(name: str, config: Any, sizes: Sizes) -> None:
-    """What later stages of a pipeline will find in the directory that this one publishes."""
-    output = Path(config.output).absolute()
-    if name == "tokenizer":
-        sizes.vocabularies[output] = config.vocab_size
-    elif name in ("pretrain", "sft", "reward"):
-        sizes.made[output] = TrainStage.of(name, config, sizes).model  # type: ignore[arg-type]
-    elif name == "ppo":
-        sizes.made[output] = sizes.of(config.policy.model, "policy.model")
-
-
 @dataclass(frozen=True)
 class Options:
     """What the command line says beside the config."""
@@ -99,7 +86,7 @@ class Options:
 
 def answer(options: Options, stages: Callable[[], Sequence[tuple[str, Any]]]) -> str:
     """What the command prints; `stages` reads the configs. Raises ConfigError for what cannot be planned."""
-    sizes, named = _override(options.model), stages()
+    sizes, named = sizes_by(options.model), stages()
     if not named:
         if sizes.override is None:
             raise ConfigError("rlhf plan: give a config (….yaml), or a model: --model Llama-2-7B --method full")
@@ -130,10 +117,3 @@ def _lines(planned: Sequence[Planned]) -> Iterator[str]:
     for position, each in enumerate(planned):
         yield from ([""] if position else [])
         yield from text(each.plan, each.remedy, each.best)
-
-
-def _override(name: str | None) -> Sizes:
-    """`--model`: a directory with config.json, or a name of the table; it goes for every model of a config."""
-    if name is None:
-        return Sizes()
-    return Sizes(from_directory(Path(name), "--model") if Path(name).is_dir() else require(name, "--model"))

@@ -114,6 +114,7 @@ def test_advice_is_no_fault_unless_asked_for(tmp_path: Path) -> None:
         (("configs/pipeline.yaml", "--name", "n" * 48), "rlhf: --name: '"),
         (("configs/pipeline.yaml", "--namespace", "a.b"), "rlhf: --namespace: 'a.b' is no namespace"),
         (("configs/pipeline.yaml", "--storage", "A"), "rlhf: --storage: 'A' is no name of an object"),
+        (("configs/pipeline.yaml", "--model", "Llama-9"), "rlhf: --model: the sizes of 'Llama-9' are not known here"),
         (("configs/pipeline.yaml", "--grace", "0"), "rlhf: Invalid value for '--grace'"),
         (("configs/pipeline.yaml", "--queue", "a b"), "rlhf: --queue: 'a b' is no name of a queue"),
         (("configs/pipeline.yaml", "--cpus-per-node", "2"), "rlhf: pairs: rollout needs 2 CPUs on one node, and a"),
