@@ -11,6 +11,7 @@ from rlhf.cluster.names import is_dns_1035, is_dns_1123, is_label_value, is_subd
 from rlhf.cluster.rules.objects import LONGEST
 from rlhf.config import suggestion
 from rlhf.errors import ConfigError
+from rlhf.plan.hardware import GPUS, Gpu
 
 Kind = Literal["rayjob", "raycluster", "rayservice"]
 KINDS: dict[Kind, str] = {"rayjob": "RayJob", "raycluster": "RayCluster", "rayservice": "RayService"}
@@ -33,6 +34,7 @@ class Options:
     cpus_per_node: int | None = None
     memory: int | None = None  # GiB of a worker pod, without /dev/shm
     model: str | None = None  # whose sizes every model of the run has
+    gpu: str = "H100-80"  # kind that serves
     head_cpus: int = 4
     head_memory: int = 16  # GiB, without /dev/shm
     queue: str | None = None  # of Kueue
@@ -42,6 +44,11 @@ class Options:
         problems = list(self._problems())
         if problems:
             raise ConfigError("\n".join(problems))
+
+    @property
+    def serving_gpu(self) -> Gpu:
+        """What `gpu` names."""
+        return GPUS[self.gpu]
 
     @property
     def kind_name(self) -> str:
@@ -66,6 +73,10 @@ class Options:
             yield f"--queue: '{self.queue}' is no name of a queue: letters, digits, '-', '_' and '.', 63 at most"
         if self.queue is not None and self.kind == "rayservice":
             yield "--queue: a service runs until it is deleted and waits in no queue; leave it out"
+        if self.gpu not in GPUS:
+            yield f"--gpu: '{self.gpu}' is no GPU that is known here{suggestion(self.gpu, GPUS)}"
+        if self.gpu != Options.gpu and self.kind != "rayservice":
+            yield "--gpu: is what a rayservice is sized for, and this is none; leave it out"
         yield from self._places()
 
     def _places(self) -> Iterator[str]:

@@ -1,12 +1,14 @@
-"""What the planner knows of a run's stages: what their learners keep in host memory."""
+"""What the planner knows of a run's stages: what their learners keep in host memory, and the model that is served."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rlhf.cluster.packing import Nodes
 from rlhf.errors import ConfigError
+from rlhf.plan.architecture import Architecture
 from rlhf.plan.demands import Demand
 from rlhf.plan.hosts import offloaded_of_a_node
 from rlhf.plan.plans import demands_of, remember
@@ -18,22 +20,31 @@ from rlhf.training.config import TrainingConfig
 
 @dataclass(frozen=True)
 class Planned:
-    """By stage: its roles, or why nobody knows the sizes of its models."""
+    """By stage: its roles and what it publishes, or why nobody knows the sizes of its models."""
 
     demands: Mapping[str, Sequence[Demand]] = field(default_factory=dict)
+    models: Mapping[str, Architecture] = field(default_factory=dict)
     unknown: Mapping[str, ConfigError] = field(default_factory=dict)
 
     @classmethod
     def of(cls, stages: Sequence[tuple[str, StageConfig]], model: str | None) -> Planned:
         """`model`: sizes for every model of the run; else they are looked for as `rlhf plan` does."""
-        sizes, demands, unknown = sizes_by(model), {}, {}
+        sizes, demands, models, unknown = sizes_by(model), {}, {}, {}
         for name, config in stages:
             try:
                 demands[name] = demands_of(name, config, sizes)
                 remember(name, config, sizes)
             except ConfigError as error:
                 unknown[name] = error
-        return cls(demands, unknown)
+            made = sizes.made.get(Path(config.output).absolute())
+            models |= {name: made} if made is not None else {}
+        return cls(demands, models, unknown)
+
+    def model(self, stage: str) -> Architecture:
+        """What a stage publishes. Raises ConfigError where nobody knows its sizes."""
+        if stage not in self.models:
+            raise self.unknown[stage]
+        return self.models[stage]
 
     def offloaded(self, stages: Sequence[tuple[str, StageConfig]], nodes: Nodes) -> float:
         """Bytes that offloaded states take of a node at most; stages run one after the other.

@@ -44,13 +44,17 @@ class ClusterRun:
     def object_store_gib(self) -> float:
         return max(config.cluster.object_store_gib for _, config in self.stages)
 
-    def served(self) -> tuple[str, StageConfig]:
+    def served(self) -> tuple[str, str]:
         """The directory of the model that the run publishes, and the stage that makes it. ConfigError without one."""
         found = dict(self.stages)
         stage = next((stage for stage in _SERVED if stage in found), None)
         if stage is None:
             raise ConfigError(f"--kind rayservice: no stage of {', '.join(found)} publishes a model to serve; add ppo")
-        return f"{self.output}/{stage}" if self.command == "run" else self.output, found[stage]
+        return f"{self.output}/{stage}" if self.command == "run" else self.output, stage
+
+    def config(self, stage: str) -> StageConfig:
+        """Of a stage that the run has."""
+        return dict(self.stages)[stage]
 
 
 def output_key(command: str) -> str:

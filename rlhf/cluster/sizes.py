@@ -18,6 +18,7 @@ _SHARED_OF_A_POD = 1  # GiB beside the object store: gloo, and the engines' queu
 _SHARED_OF_A_GPU = 2  # GiB: NCCL's buffers between processes of one node, and vLLM's
 _MEMORY_OF_A_CPU = 4  # GiB; a rule of thumb, for want of a measurement
 _MEMORY_OF_A_GPU = 64  # GiB: weights pass through host memory while they are loaded and saved
+_MEMORY_BESIDE_AN_ENGINE = 4  # GiB: Ray, and Ray Serve's own processes; for want of a measurement
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,21 @@ class PodMemory:
     why: tuple[str, ...] = ()
 
 
-def memory_of_a_pod(options: Options, nodes: Nodes, offloaded: float = 0.0) -> PodMemory:
-    """The memory of a worker, where `--memory` does not say otherwise: by its cores and GPUs, and for states that
-    learners offload, bytes. Raises ConfigError for a `--memory` that does not hold those states."""
-    states = math.ceil(offloaded / GIB)
-    needed = _MEMORY_OF_A_CPU * nodes.cpus + _MEMORY_OF_A_GPU * nodes.gpus + states
+def memory_of_a_pod(options: Options, nodes: Nodes, offloaded: float = 0.0, least: float = 0.0) -> PodMemory:
+    """The memory of a worker, where `--memory` does not say otherwise: by its cores and GPUs, and for states
+    that learners offload; for an engine on a CPU what the plan gives it, if that is more. `offloaded`, `least`: bytes.
+
+    Raises ConfigError for a `--memory` that does not hold what is certain.
+    """
+    states, engine = math.ceil(offloaded / GIB), math.ceil(least / GIB)
+    rule = _MEMORY_OF_A_CPU * nodes.cpus + _MEMORY_OF_A_GPU * nodes.gpus + states
+    needed = max(rule, engine + _MEMORY_BESIDE_AN_ENGINE if engine else 0)
     why = (f"memory: up to {states} GiB of a worker are states that learners offload",) if states else ()
     if options.memory is None:
         return PodMemory(needed, why)
-    if options.memory < states:
-        raise ConfigError(
-            f"--memory: {options.memory} GiB, and states that go to host memory take {states}; give {needed}, or leave "
-            f"it out"
-        )
+    if options.memory < max(states, engine):
+        what = f"states that go to host memory take {states}" if states else f"the engine takes {engine}"
+        raise ConfigError(f"--memory: {options.memory} GiB, and {what}; give {needed}, or leave it out")
     return PodMemory(options.memory, why)
 
 

@@ -114,6 +114,8 @@ def test_advice_is_no_fault_unless_asked_for(tmp_path: Path) -> None:
         (("configs/pipeline.yaml", "--name", "n" * 48), "rlhf: --name: '"),
         (("configs/pipeline.yaml", "--namespace", "a.b"), "rlhf: --namespace: 'a.b' is no namespace"),
         (("configs/pipeline.yaml", "--storage", "A"), "rlhf: --storage: 'A' is no name of an object"),
+        (("configs/pipeline.yaml", "--gpu", "H100"), "rlhf: --gpu: 'H100' is no GPU that is known here, did you mean"),
+        (("configs/pipeline.yaml", "--gpu", "L4-24"), "rlhf: --gpu: is what a rayservice is sized for, and this is"),
         (("configs/pipeline.yaml", "--model", "Llama-9"), "rlhf: --model: the sizes of 'Llama-9' are not known here"),
         (("configs/pipeline.yaml", "--grace", "0"), "rlhf: Invalid value for '--grace'"),
         (("configs/pipeline.yaml", "--queue", "a b"), "rlhf: --queue: 'a b' is no name of a queue"),
