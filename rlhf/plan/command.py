@@ -23,14 +23,17 @@ from rlhf.plan.training_remedies import training_remedy
 from rlhf.ppo.config import PPOConfig
 
 SHOWN = 4  # layouts
+NOTICEABLE = 0.98  # of the time that a step takes
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The plan of a stage with what to change, and layouts that would fit; None where nobody asked for them."""
+    """The plan of a stage with what to change, a layout that is faster than its own, and those that would fit; None
+    where nobody asked for them."""
 
     plan: StagePlan
     remedy: str | None
+    faster: Layout | None
     best: tuple[Layout, ...] | None
 
 
@@ -58,7 +61,16 @@ def _complete(planned: StagePlan, config: Any, sizes: Sizes, means: Means, with_
     else:
         change = None if planned.fit.fits else remedy(config, cluster, sizes)
         found = layouts(config, cluster, sizes, means)
-    return Planned(planned, change, tuple(islice(found, SHOWN)) if with_layouts else None)
+    best = tuple(islice(found, SHOWN))
+    return Planned(planned, change, _faster(planned, best), best if with_layouts else None)
+
+
+def _faster(planned: StagePlan, best: Sequence[Layout]) -> Layout | None:
+    """The fastest layout, where the stage's own does not fit or takes noticeably longer."""
+    if not best or planned.iteration is None:
+        return None
+    own = planned.iteration.total("expected") if planned.fit.fits else float("inf")
+    return best[0] if best[0].seconds < NOTICEABLE * own else None
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,7 @@ def answer(options: Options, stages: Callable[[], Sequence[tuple[str, Any]]]) ->
     means = Means(options.prompt_tokens, options.response_tokens)
     planned = plan_all(named, cluster_of(options.cluster), sizes, means, options.layouts)
     if options.as_json:
-        return json.dumps([as_json(each.plan, each.remedy, each.best) for each in planned], indent=2)
+        return json.dumps([as_json(each.plan, each.remedy, each.faster, each.best) for each in planned], indent=2)
     return "\n".join(_lines(planned))
 
 
@@ -116,4 +128,4 @@ def _lines(planned: Sequence[Planned]) -> Iterator[str]:
     """Everything as text, a blank line between stages."""
     for position, each in enumerate(planned):
         yield from ([""] if position else [])
-        yield from text(each.plan, each.remedy, each.best)
+        yield from text(each.plan, each.remedy, each.faster, each.best)
