@@ -57,6 +57,8 @@ class Manifests:
         gpus_per_node: Annotated[int | None, typer.Option(min=0, help="default: as many as fit, 8 at most")] = None,
         cpus_per_node: Annotated[int | None, typer.Option(min=2, help="default: what the roles reserve, and 1")] = None,
         memory: Annotated[int | None, typer.Option(min=1, help="GiB of a worker beside /dev/shm")] = None,
+        model: Annotated[str | None, typer.Option(help="sizes for every model, as of rlhf plan")] = None,
+        gpu: Annotated[str, typer.Option(help="kind of GPU that a rayservice is sized for")] = "H100-80",
         head_cpus: Annotated[int, typer.Option(min=1, help="cores of the head")] = 4,
         head_memory: Annotated[int, typer.Option(min=2, help="GiB of the head beside /dev/shm")] = 16,
         queue: Annotated[str | None, typer.Option(help="queue of Kueue to wait in")] = None,
@@ -70,7 +72,7 @@ class Manifests:
         options = Options(
             kind=kind, image=image, name=name, namespace=namespace, storage=storage, mount=mount, grace=grace,
             retries=retries, deadline=deadline, gpus_per_node=gpus_per_node, cpus_per_node=cpus_per_node, memory=memory,
-            head_cpus=head_cpus, head_memory=head_memory, queue=queue, secret=secret,
+            model=model, gpu=gpu, head_cpus=head_cpus, head_memory=head_memory, queue=queue, secret=secret,
         )
         files, overrides = split_arguments(arguments)
         raw = configs.read_merged(files, overrides)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from rlhf.cluster.mount import mount_problem
 from rlhf.cluster.names import is_dns_1035, is_dns_1123, is_label_value, is_subdomain
 from rlhf.cluster.rules.objects import LONGEST
 from rlhf.config import suggestion
 from rlhf.errors import ConfigError
+from rlhf.plan.hardware import GPUS, Gpu
 
 Kind = Literal["rayjob", "raycluster", "rayservice"]
 KINDS: dict[Kind, str] = {"rayjob": "RayJob", "raycluster": "RayCluster", "rayservice": "RayService"}
@@ -32,6 +33,8 @@ class Options:
     gpus_per_node: int | None = None
     cpus_per_node: int | None = None
     memory: int | None = None  # GiB of a worker pod, without /dev/shm
+    model: str | None = None  # whose sizes every model of the run has
+    gpu: str = "H100-80"  # kind that serves
     head_cpus: int = 4
     head_memory: int = 16  # GiB, without /dev/shm
     queue: str | None = None  # of Kueue
@@ -41,6 +44,11 @@ class Options:
         problems = list(self._problems())
         if problems:
             raise ConfigError("\n".join(problems))
+
+    @property
+    def serving_gpu(self) -> Gpu:
+        """What `gpu` names."""
+        return GPUS[self.gpu]
 
     @property
     def kind_name(self) -> str:
@@ -65,11 +73,16 @@ class Options:
             yield f"--queue: '{self.queue}' is no name of a queue: letters, digits, '-', '_' and '.', 63 at most"
         if self.queue is not None and self.kind == "rayservice":
             yield "--queue: a service runs until it is deleted and waits in no queue; leave it out"
+        if self.gpu not in GPUS:
+            yield f"--gpu: '{self.gpu}' is no GPU that is known here{suggestion(self.gpu, GPUS)}"
+        if self.gpu != Options.gpu and self.kind != "rayservice":
+            yield "--gpu: is what a rayservice is sized for, and this is none; leave it out"
         yield from self._places()
 
     def _places(self) -> Iterator[str]:
-        if not may_be_mounted(self.mount):
-            yield f"--mount: '{self.mount}' is no place for a volume; give an absolute path like /runs"
+        problem = mount_problem(self.mount)
+        if problem is not None:
+            yield f"--mount: '{self.mount}' {problem}; give a place of its own, like /runs"
         name = self.image.rpartition("/")[2]
         if not self.image or self.image != "".join(self.image.split()):
             yield f"--image: '{self.image}' is no image; write it like registry.example.com/rlhf:0.1.0"
@@ -78,11 +91,3 @@ class Options:
                 f"--image: '{self.image}' names no version, so that a retry may run another one; add a tag, "
                 "or better a digest"
             )
-
-
-def may_be_mounted(path: str) -> bool:
-    """Whether a volume may lie there: an absolute path that neither the image nor the manifest uses."""
-    return path.startswith("/") and path == posixpath.normpath(path) and path not in _TAKEN
-
-
-_TAKEN = ("/", "/config", "/dev", "/dev/shm", "/tmp", "/etc", "/usr", "/bin", "/proc", "/sys", "/home", "/opt")

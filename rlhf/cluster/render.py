@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -13,12 +12,12 @@ import yaml
 
 from rlhf.cluster.needs import Need, needs
 from rlhf.cluster.options import Options
-from rlhf.cluster.packing import Nodes, nodes_for
+from rlhf.cluster.packing import GPUS_OF_A_NODE, Nodes, nodes_for
+from rlhf.cluster.planned import Planned
 from rlhf.cluster.run import CONFIG_DIRECTORY, CONFIG_FILE, ClusterRun, require_in_volume
-from rlhf.cluster.sizes import Sizes, sizes
+from rlhf.cluster.serving import Serving, serving
+from rlhf.cluster.sizes import Sizes, memory_of_a_pod, sizes
 from rlhf.cluster.versions import KUBERAY, RAY
-from rlhf.ppo.config import PPOConfig, RolloutConfig
-from rlhf.roles import Resources
 
 _CPUS_OF_SERVE = 4  # the ingress and the controller of Ray Serve, the engine's own actor, and Ray
 _WIDTH = 100  # characters of the command in a comment
@@ -35,24 +34,28 @@ def render(run: ClusterRun, options: Options, words: Sequence[str]) -> str:
         return _service(run, options, words)
     wanted = needs(run.stages)
     nodes = nodes_for(wanted, options.gpus_per_node, options.cpus_per_node)
-    return _fill(run, options, words, sizes(options, nodes, wanted, run.object_store_gib), {})
+    offloaded = Planned.of(run.stages, options.model).offloaded(run.stages, nodes)
+    memory = memory_of_a_pod(options, nodes, offloaded)
+    return _fill(run, options, words, sizes(options, nodes, wanted, run.object_store_gib, memory), {})
 
 
 def _service(run: ClusterRun, options: Options, words: Sequence[str]) -> str:
     directory, stage = run.served()
-    rollout = stage.rollout if isinstance(stage, PPOConfig) else RolloutConfig()
-    parts = rollout.tensor_parallel
-    gpus, cpus = parts * min(1, math.ceil(rollout.resources.gpus)), max(parts, math.ceil(rollout.resources.cpus))
-    need = Need("serve", {"engine": Resources(ranks=1, gpus=gpus, cpus=cpus)})
-    nodes = Nodes(1, gpus, options.cpus_per_node or cpus + _CPUS_OF_SERVE)
-    bundle = {"CPU": cpus // parts, **({"GPU": 1} if gpus else {})}
-    config = _serve_config(options, directory, rollout, bundle)
-    serving = {"model": directory, "kv_cache_gib": rollout.kv_cache_gib, "serve_config": config}
-    return _fill(run, options, words, sizes(options, nodes, [need], run.object_store_gib), serving)
+    planned, most = Planned.of(run.stages, options.model), options.gpus_per_node or GPUS_OF_A_NODE
+    engine = serving(stage, run.config(stage), planned, options.serving_gpu, most)
+    need = Need("serve", {"engine": engine.resources})
+    nodes = Nodes(
+        1, int(engine.resources.gpus), options.cpus_per_node or int(engine.resources.cpus) + _CPUS_OF_SERVE
+    )
+    memory = memory_of_a_pod(options, nodes, least=engine.host)
+    config = _serve_config(options, directory, engine)
+    more = {"model": directory, "kv_cache_gib": engine.rollout.kv_cache_gib, "serve_config": config}
+    return _fill(run, options, words, sizes(options, nodes, [need], run.object_store_gib, memory), more)
 
 
-def _serve_config(options: Options, directory: str, rollout: RolloutConfig, bundle: Mapping[str, int]) -> str:
+def _serve_config(options: Options, directory: str, serve: Serving) -> str:
     """Ray Serve's own config: one application with the OpenAI interface of Ray's LLM library."""
+    rollout = serve.rollout
     engine = {
         "dtype": rollout.precision, "tensor_parallel_size": rollout.tensor_parallel,
         **({"max_model_len": rollout.max_model_len} if rollout.max_model_len else {}),
@@ -60,7 +63,7 @@ def _serve_config(options: Options, directory: str, rollout: RolloutConfig, bund
     model = {
         "model_loading_config": {"model_id": options.name, "model_source": directory},
         "engine_kwargs": engine,
-        "placement_group_config": {"bundle_per_worker": dict(bundle)},
+        "placement_group_config": {"bundle_per_worker": serve.bundle},
         "deployment_config": {"num_replicas": 1},
     }
     application = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from rlhf.cluster.options import may_be_mounted
+from rlhf.cluster.mount import mount_problem
 from rlhf.errors import ConfigError
 from rlhf.pipeline import is_hub_name
 from rlhf.stage import NamedInput, StageConfig, inputs
@@ -44,13 +44,17 @@ class ClusterRun:
     def object_store_gib(self) -> float:
         return max(config.cluster.object_store_gib for _, config in self.stages)
 
-    def served(self) -> tuple[str, StageConfig]:
+    def served(self) -> tuple[str, str]:
         """The directory of the model that the run publishes, and the stage that makes it. ConfigError without one."""
         found = dict(self.stages)
         stage = next((stage for stage in _SERVED if stage in found), None)
         if stage is None:
             raise ConfigError(f"--kind rayservice: no stage of {', '.join(found)} publishes a model to serve; add ppo")
-        return f"{self.output}/{stage}" if self.command == "run" else self.output, found[stage]
+        return f"{self.output}/{stage}" if self.command == "run" else self.output, stage
+
+    def config(self, stage: str) -> StageConfig:
+        """Of a stage that the run has."""
+        return dict(self.stages)[stage]
 
 
 def output_key(command: str) -> str:
@@ -104,4 +108,4 @@ def _common_root(values: Sequence[str]) -> str | None:
     """The first directory of all paths, `/shared`: where the volume may lie. None where they have no such one."""
     roots = {"/".join(parts[:2]) if len(parts := value.split("/")) > 2 else "" for value in values}
     root = roots.pop() if len(roots) == 1 else ""
-    return root if may_be_mounted(root) else None
+    return None if mount_problem(root) else root

@@ -22,7 +22,7 @@ def add_plan_command(app: typer.Typer, stages: Mapping[str, Stage], resolve: Res
     def plan(
         arguments: Arguments = None,
         cluster: Annotated[
-            str | None, typer.Option(help="NODESxGPUSxKIND-GIB (16x8xH100-80); default: this one")
+            str | None, typer.Option(help="NODESxGPUSxKIND-GIB[+GIB of a node] (16x8xH100-80); default: this one")
         ] = None,
         model: Annotated[str | None, typer.Option(help="sizes for every model: a name, or a directory")] = None,
         method: Annotated[

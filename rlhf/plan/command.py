@@ -6,33 +6,34 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from rlhf.errors import ConfigError
 from rlhf.plan.hardware import Cluster, parse_cluster
 from rlhf.plan.layouts import Layout, layouts
 from rlhf.plan.machine import this_machine
-from rlhf.plan.models import require
-from rlhf.plan.plans import Means, StagePlan, plan_stage
+from rlhf.plan.plans import Means, StagePlan, plan_stage, remember
 from rlhf.plan.question import question
 from rlhf.plan.remedies import remedy
 from rlhf.plan.show import as_json, text
-from rlhf.plan.sizes import Sizes, from_directory
+from rlhf.plan.sizes import Sizes, sizes_by
 from rlhf.plan.training_jobs import TrainStage
 from rlhf.plan.training_layouts import training_layouts
 from rlhf.plan.training_remedies import training_remedy
 from rlhf.ppo.config import PPOConfig
 
 SHOWN = 4  # layouts
+NOTICEABLE = 0.98  # of the time that a step takes
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The plan of a stage with what to change, and layouts that would fit; None where nobody asked for them."""
+    """The plan of a stage with what to change, a layout that is faster than its own, and those that would fit; None
+    where nobody asked for them."""
 
     plan: StagePlan
     remedy: str | None
+    faster: Layout | None
     best: tuple[Layout, ...] | None
 
 
@@ -60,18 +61,16 @@ def _complete(planned: StagePlan, config: Any, sizes: Sizes, means: Means, with_
     else:
         change = None if planned.fit.fits else remedy(config, cluster, sizes)
         found = layouts(config, cluster, sizes, means)
-    return Planned(planned, change, tuple(islice(found, SHOWN)) if with_layouts else None)
+    best = tuple(islice(found, SHOWN))
+    return Planned(planned, change, _faster(planned, best), best if with_layouts else None)
 
 
-def remember(name: str, config: Any, sizes: Sizes) -> None:
-    """What later stages of a pipeline will find in the directory that this one publishes."""
-    output = Path(config.output).absolute()
-    if name == "tokenizer":
-        sizes.vocabularies[output] = config.vocab_size
-    elif name in ("pretrain", "sft", "reward"):
-        sizes.made[output] = TrainStage.of(name, config, sizes).model  # type: ignore[arg-type]
-    elif name == "ppo":
-        sizes.made[output] = sizes.of(config.policy.model, "policy.model")
+def _faster(planned: StagePlan, best: Sequence[Layout]) -> Layout | None:
+    """The fastest layout, where the stage's own does not fit or takes noticeably longer."""
+    if not best or planned.iteration is None:
+        return None
+    own = planned.iteration.total("expected") if planned.fit.fits else float("inf")
+    return best[0] if best[0].seconds < NOTICEABLE * own else None
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class Options:
 
 def answer(options: Options, stages: Callable[[], Sequence[tuple[str, Any]]]) -> str:
     """What the command prints; `stages` reads the configs. Raises ConfigError for what cannot be planned."""
-    sizes, named = _override(options.model), stages()
+    sizes, named = sizes_by(options.model), stages()
     if not named:
         if sizes.override is None:
             raise ConfigError("rlhf plan: give a config (….yaml), or a model: --model Llama-2-7B --method full")
@@ -110,7 +109,7 @@ def answer(options: Options, stages: Callable[[], Sequence[tuple[str, Any]]]) ->
     means = Means(options.prompt_tokens, options.response_tokens)
     planned = plan_all(named, cluster_of(options.cluster), sizes, means, options.layouts)
     if options.as_json:
-        return json.dumps([as_json(each.plan, each.remedy, each.best) for each in planned], indent=2)
+        return json.dumps([as_json(each.plan, each.remedy, each.faster, each.best) for each in planned], indent=2)
     return "\n".join(_lines(planned))
 
 
@@ -129,11 +128,4 @@ def _lines(planned: Sequence[Planned]) -> Iterator[str]:
     """Everything as text, a blank line between stages."""
     for position, each in enumerate(planned):
         yield from ([""] if position else [])
-        yield from text(each.plan, each.remedy, each.best)
-
-
-def _override(name: str | None) -> Sizes:
-    """`--model`: a directory with config.json, or a name of the table; it goes for every model of a config."""
-    if name is None:
-        return Sizes()
-    return Sizes(from_directory(Path(name), "--model") if Path(name).is_dir() else require(name, "--model"))
+        yield from text(each.plan, each.remedy, each.faster, each.best)

@@ -39,6 +39,11 @@ class Demand:
         return self.model.on_gpu(self.fraction * gpu.memory, runtime)
 
     @property
+    def offloaded(self) -> float:
+        """Bytes of its node's memory that the states of one process on a GPU take."""
+        return self.model.offloaded if isinstance(self.model, Trained) and self.resources.gpus else 0.0
+
+    @property
     def gpus_of_process(self) -> int:
         """GPUs that one process spreads over."""
         return self.model.tensor_parallel if isinstance(self.model, Engine) else 1

@@ -68,7 +68,8 @@ class Engine:
         return Memory(weights=self.weights, kv_cache=cache, buffers=buffers, runtime=runtime.engine, passing=passing)
 
     def on_cpu(self, cache_gib: int, runtime: Runtime) -> Memory:
-        work = activations.forward(self.model, Pass(BATCHED_TOKENS_CPU, self.width))
+        """With the prompts of a whole step. Measured of 30 and 89 million parameters: twice what a layer computes."""
+        work = 2 * activations.forward(self.model, Pass(BATCHED_TOKENS_CPU, self.width))
         return Memory(weights=self.weights, kv_cache=cache_gib * GIB, activations=work, runtime=runtime.engine)
 
     def cached_tokens(self, memory: Memory) -> float:

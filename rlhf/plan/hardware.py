@@ -52,7 +52,7 @@ _OTHER_NAMES = {"4090-24": "RTX4090-24", "B200-192": "B200-180", "H200": "H200-1
 
 @dataclass(frozen=True)
 class Cluster:
-    """Equal nodes of equal GPUs; without a GPU kind, nodes with `node_memory` bytes of their own."""
+    """Equal nodes of equal GPUs, or of none; `node_memory`: bytes of a node's own, None where nobody knows."""
 
     nodes: int
     gpus_per_node: int
@@ -64,26 +64,28 @@ class Cluster:
         return self.nodes * self.gpus_per_node
 
     def __str__(self) -> str:
+        memory = f" and {self.node_memory / GIB:.0f} GiB" if self.node_memory else ""
         if self.gpu is None:
-            memory = f" and {self.node_memory / GIB:.0f} GiB" if self.node_memory else ""
             return f"{_counted(self.nodes, 'node')} without a GPU{memory}"
-        return f"{_counted(self.nodes, 'node')} of {self.gpus_per_node} x {self.gpu.kind} GiB"
+        own = f"{memory} of memory" if memory else ""
+        return f"{_counted(self.nodes, 'node')} of {self.gpus_per_node} x {self.gpu.kind} GiB{own}"
 
 
 def parse_cluster(text: str) -> Cluster:
-    """`16x8xH100-80` (nodes x GPUs of a node x kind-GiB), or `2xCPU-32` (nodes x CPU-GiB). Raises ConfigError."""
-    match = re.fullmatch(r"(\d+)x(?:(\d+)x)?([A-Za-z0-9]+(?:-\d+)?)", text.strip())
+    """`16x8xH100-80` (nodes x GPUs of a node x kind-GiB), with `+2000` where a node has 2000 GiB of its own memory; or
+    `2xCPU-32` (nodes x CPU-GiB). Raises ConfigError."""
+    match = re.fullmatch(r"(\d+)x(?:(\d+)x)?([A-Za-z0-9]+(?:-\d+)?)(?:\+(\d+))?", text.strip())
     if match is None or int(match[1]) == 0:
         raise ConfigError(f"--cluster: '{text}'; write NODESxGPUSxKIND-GIB, for example 16x8xH100-80, or 1xCPU-32")
     nodes, gpus, kind = int(match[1]), match[2], match[3].upper()
     if kind.startswith("CPU"):
-        return _cpu_cluster(text, nodes, gpus, kind)
+        return _cpu_cluster(text, nodes, gpus or match[4], kind)
     kind = _OTHER_NAMES.get(kind, kind)
     if kind not in GPUS:
         raise ConfigError(f"--cluster: '{match[3]}' is no GPU that is known here{suggestion(kind, GPUS)}")
     if gpus is None or int(gpus) == 0:
         raise ConfigError(f"--cluster: '{text}' does not say how many GPUs a node has; write {nodes}x8x{kind}")
-    return Cluster(nodes, int(gpus), GPUS[kind])
+    return Cluster(nodes, int(gpus), GPUS[kind], int(match[4]) * GIB if match[4] else None)
 
 
 def _cpu_cluster(text: str, nodes: int, gpus: str | None, kind: str) -> Cluster:

@@ -51,7 +51,8 @@ def layouts(config: PPOConfig, cluster: Cluster, sizes: Sizes, means: Means = LO
 def _any_holds(config: PPOConfig, cluster: Cluster, sizes: Sizes) -> bool:
     """Whether the GPUs hold a layout in the form that takes least: without this a search that finds nothing looks at
     every form of every layout."""
-    least = [change for each in candidates(config, cluster, LEAST) for change in each]
+    forms = [*LEAST, *(RESIDENT if cluster.node_memory is not None else [])]
+    least = (change for each in candidates(config, cluster, forms) for change in each)
     return any(fit(demands(sketched(config, change), sizes), cluster).fits for change in least)
 
 
@@ -92,6 +93,7 @@ ALL: Sequence[Forms] = [
 ]
 # What takes least memory: ZeRO-2 of adapters, whose states are small beside what ZeRO-3 gathers; else the other.
 LEAST: Sequence[Forms] = [[Training(2, False, True)], [Training(3, True, True)]]
+RESIDENT: Sequence[Forms] = [[Training(3, False, True)]]  # and where a node may have no room for an optimizer
 
 
 def candidates(config: PPOConfig, cluster: Cluster, families: Sequence[Forms] = ALL) -> Iterator[list[Change]]:
@@ -101,7 +103,7 @@ def candidates(config: PPOConfig, cluster: Cluster, families: Sequence[Forms] = 
     for forms in families:
         shares = (0.7, 0.5, 0.35, 0.25)
         yield [_shared(config, cluster.gpus, form, share) for form in forms for share in shares]
-        for split in _splits(cluster, config.critic is not None):
+        for split in _splits(cluster, config):
             yield [_apart(config, split, form, _share_of_engines(cluster)) for form in forms]
 
 
@@ -123,8 +125,15 @@ class Split:
     wide: int
     whole: bool
 
-    def places(self, has_critic: bool) -> dict[str, tuple[int, float, str | None]]:
+    def places(self, config: PPOConfig) -> dict[str, tuple[int, float, str | None]]:
         """Ranks, GPUs of each, and whom each role but the engines shares with."""
+        found = self._with_a_reward_model(config.critic is not None)
+        if config.reward.learned():
+            return found
+        alone = {} if config.critic is not None else {"reference": (self.second, 1.0, None)}
+        return {role: each for role, each in {**found, **alone}.items() if role != "reward"}
+
+    def _with_a_reward_model(self, has_critic: bool) -> dict[str, tuple[int, float, str | None]]:
         policy = {"policy": (self.policy, 1.0, None)}
         if not has_critic and not self.frozen:
             return {**policy, "reference": (self.second, 0.5, None), "reward": (self.second, 0.5, "reference")}
@@ -140,13 +149,23 @@ class Split:
         return {**policy, "critic": (self.second, 1.0, None), **frozen}
 
 
-def _splits(cluster: Cluster, has_critic: bool) -> Iterator[Split]:
+def _ways_of_frozen(config: PPOConfig) -> Iterator[tuple[int, bool]]:
+    """Parts of a cluster for frozen models of their own, and whether the reference has them alone."""
+    yield 0, False
+    if config.reward.learned():
+        yield from ((1, False), (2, False))
+    if config.critic is not None:
+        yield from ((1, True), (2, True))
+
+
+def _splits(cluster: Cluster, config: PPOConfig) -> Iterator[Split]:
     """Every way of sharing the cluster's parts out."""
     unit = max(1, cluster.gpus // PARTS)
     parts = cluster.gpus // unit
+    ways = list(_ways_of_frozen(config))
     for engines in range(1, parts - 1):
         for second in range(1, parts - engines):
-            for frozen, whole in ((0, False), (1, False), (2, False), *(((1, True), (2, True)) if has_critic else ())):
+            for frozen, whole in ways:
                 first = parts - engines - second - frozen
                 for wide in (1, 2, 4, 8):
                     if first >= 1 and engines * unit % wide == 0 and wide <= cluster.gpus_per_node:
@@ -165,7 +184,7 @@ def _shared(config: PPOConfig, gpus: int, training: Training, fraction: float) -
 
 
 def _apart(config: PPOConfig, split: Split, training: Training, fraction: float) -> Change:
-    places = split.places(config.critic is not None)
+    places = split.places(config)
     overlay = _roles(config, places, training)
     overlay["rollout"] = {
         "sleep": False, "tensor_parallel": split.wide, "gpu_memory_fraction": fraction,
@@ -188,8 +207,7 @@ def _roles(config: PPOConfig, place: dict[str, tuple[int, float, str | None]], t
         if name in place and getattr(config, name) is not None:
             overlay[name] = {**training.learner(config, name), **_resources(*place[name])}
     overlay["reference"] = _resources(*place["reference"])
-    overlay["reward"] = _rewards(config, *place["reward"])
-    return overlay
+    return {**overlay, **({"reward": _rewards(config, *place["reward"])} if "reward" in place else {})}
 
 
 def _rewards(config: PPOConfig, ranks: int, gpus: float, share: str | None) -> dict[str, Any]:

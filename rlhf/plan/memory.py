@@ -64,4 +64,4 @@ class Runtime:
 # to be replaced by measurements.
 ON_GPU = Runtime(learner=1.3 * GIB, frozen=0.8 * GIB, engine=1.5 * GIB, reserves_buckets=True)
 # Host memory: what was measured for a process before its model (docs/planning.md).
-ON_CPU = Runtime(learner=0.45 * GIB, frozen=0.45 * GIB, engine=0.9 * GIB, reserves_buckets=False, heap=0.25)
+ON_CPU = Runtime(learner=0.45 * GIB, frozen=0.45 * GIB, engine=0.75 * GIB, reserves_buckets=False, heap=0.25)

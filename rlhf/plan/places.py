@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rlhf.plan.demands import Demand
 from rlhf.plan.frozen import Engine
-from rlhf.plan.hardware import Cluster, Gpu
+from rlhf.plan.hardware import Gpu
 from rlhf.plan.memory import Memory
 
 USABLE = 0.95  # of a GPU: the rest is left to the allocator's fragments
@@ -59,41 +59,44 @@ class Device:
         return self.times * sum(0.0 if h.sleeps else h.memory.certain for h in self.holdings)
 
 
-def devices(demands: Sequence[Demand], gpu: Gpu) -> list[Device]:
+@dataclass(frozen=True)
+class Group:
+    """Roles that share GPUs, `count` of them; `times`: sets of their processes on each."""
+
+    demands: tuple[Demand, ...]
+    count: int
+    times: int
+
+    @property
+    def offloaded(self) -> float:
+        """Bytes of its node's memory that states of the learners on one GPU take."""
+        return self.times * sum(each.offloaded for each in self.demands)
+
+
+def groups(demands: Sequence[Demand]) -> list[Group]:
     """The GPUs of a run, equal ones together. Roles of one place that reserve fractions share a GPU; one that
     reserves whole GPUs has them for itself."""
     owners = [each for each in demands if each.resources.share is None]
-    found: list[Device] = []
+    found: list[Group] = []
     for owner in owners:
         place = [owner, *(each for each in demands if each.resources.share == owner.role)]
         fractional = [each for each in place if 0 < each.resources.gpus < 1]
         whole = [[each] for each in place if each.resources.gpus >= 1]
-        for group in [fractional, *whole]:
-            found += [_device(group, gpu)] if group else []
+        found += [_group(each) for each in [fractional, *whole] if each]
     return found
 
 
-def _device(group: Sequence[Demand], gpu: Gpu) -> Device:
-    first = group[0]
-    held = tuple(Holding(each, each.on(gpu)) for each in group)
-    total = round(sum(each.resources.gpus for each in group), 4)
+def _group(demands: Sequence[Demand]) -> Group:
+    total = round(sum(each.resources.gpus for each in demands), 4)
     times = max(1, int(1 / total + 1e-6)) if total < 1 else 1
-    ranks = max(each.resources.ranks for each in group)
-    gpus = ranks * (first.gpus_of_process if total >= 1 else 1)
-    return Device(held, -(-gpus // times), min(times, ranks))
+    ranks = max(each.resources.ranks for each in demands)
+    gpus = ranks * (demands[0].gpus_of_process if total >= 1 else 1)
+    return Group(tuple(demands), -(-gpus // times), min(times, ranks))
 
 
-def host_processes(demands: Sequence[Demand]) -> list[Holding]:
-    """The processes that run without a GPU, one for each rank."""
-    without = [each for each in demands if not each.resources.gpus]
-    return [Holding(each, each.on(None)) for each in without for _ in range(each.resources.ranks)]
-
-
-def host_bytes(demands: Sequence[Demand], cluster: Cluster) -> float:
-    """Bytes of one node's memory that states of learners on GPUs take there, the fullest node."""
-    total = 0.0
-    for each in demands:
-        if each.resources.gpus:
-            per_node = min(each.resources.ranks, max(1, int(cluster.gpus_per_node / max(each.resources.gpus, 1e-9))))
-            total += each.on(cluster.gpu).host * per_node
-    return total
+def devices(demands: Sequence[Demand], gpu: Gpu) -> list[Device]:
+    """The same with what is held on GPUs of this kind."""
+    return [
+        Device(tuple(Holding(each, each.on(gpu)) for each in group.demands), group.count, group.times)
+        for group in groups(demands)
+    ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rlhf.plan.assumptions import USUAL, Assumptions
@@ -13,6 +15,8 @@ from rlhf.plan.sizes import Sizes
 from rlhf.plan.training_jobs import TrainStage
 from rlhf.plan.verdict import Fit, fit
 from rlhf.ppo.config import PPOConfig
+
+TRAINED = ("pretrain", "sft", "reward")  # stages that are jobs of Ray Train
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,29 @@ def plan_training(stage: TrainStage, cluster: Cluster, assumed: Assumptions = US
     return StagePlan(stage.kind, (workers,), found, iteration)
 
 
+def demands_of(name: str, config: Any, sizes: Sizes) -> Sequence[Demand]:
+    """What the processes of any stage ask for; nothing of a stage that trains no model. Raises ConfigError for a model
+    whose sizes nobody knows."""
+    if name == "ppo":
+        return demands(config, sizes)
+    return [TrainStage.of(name, config, sizes).demand()] if name in TRAINED else []  # type: ignore[arg-type]
+
+
+def remember(name: str, config: Any, sizes: Sizes) -> None:
+    """What later stages of a pipeline will find in the directory that this one publishes."""
+    output = Path(config.output).absolute()
+    if name == "tokenizer":
+        sizes.vocabularies[output] = config.vocab_size
+    elif name in TRAINED:
+        sizes.made[output] = TrainStage.of(name, config, sizes).model  # type: ignore[arg-type]
+    elif name == "ppo":
+        sizes.made[output] = sizes.of(config.policy.model, "policy.model")
+
+
 def plan_stage(name: str, config: Any, cluster: Cluster, sizes: Sizes, means: Means = LONGEST) -> StagePlan | None:
     """Any stage's config; None for a stage that holds no model worth planning."""
     if name == "ppo":
         return plan_ppo(config, cluster, sizes, means)
-    if name in ("pretrain", "sft", "reward"):
+    if name in TRAINED:
         return plan_training(TrainStage.of(name, config, sizes), cluster)  # type: ignore[arg-type]
     return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import ConfigError, ModelError, ResourceError
+from rlhf.plan import hosts
 from rlhf.plan.architecture import Architecture
 from rlhf.plan.demands import Demand, demands
 from rlhf.plan.frozen import Engine
@@ -20,6 +21,8 @@ from rlhf.plan.training_jobs import TrainStage
 from rlhf.plan.training_remedies import training_remedy
 from rlhf.plan.verdict import Fit, fit
 from rlhf.ppo.config import PPOConfig
+
+STAY = "states stay on the GPUs (offload_optimizer, offload_parameters, offload_during_rollout: false), or more memory"
 
 
 class LoadableSizes(Sizes):
@@ -63,7 +66,7 @@ def check_memory(stage: str, config: Any, cluster: Cluster) -> list[str]:
     found = fit(asked.wanted, cluster)
     impossible = next(_impossible(asked.wanted, found), None)
     if impossible is not None:
-        raise ResourceError(f"{impossible}; first thing to change: {asked.remedy(cluster)} (rlhf plan says more)")
+        raise ResourceError(f"{impossible}; first thing to change: {asked.first(cluster)} (rlhf plan says more)")
     return [f"the plan expects too little memory: {problem}" for problem in found.problems if "GiB" in problem]
 
 
@@ -83,6 +86,10 @@ class Asked:
         job = TrainStage.of(stage, config, sizes)  # type: ignore[arg-type]
         return cls([job.demand()], lambda there: training_remedy(job, there))
 
+    def first(self, cluster: Cluster) -> str:
+        """The remedy; where Ray does not say what kind its GPUs are, no search tells what they would hold."""
+        return STAY if cluster.gpu is None and hosts.offloaded(self.wanted) else self.remedy(cluster)
+
 
 def _impossible(wanted: Sequence[Demand], found: Fit) -> Iterator[str]:
     """What is sure not to fit."""
@@ -99,11 +106,22 @@ def _impossible(wanted: Sequence[Demand], found: Fit) -> Iterator[str]:
                 f"rollout: an engine's weights take {each.model.weights / GIB:.1f} GiB, and "
                 f"rollout.gpu_memory_fraction leaves it {room / GIB:.1f}"
             )
-    total = sum(held.memory.certain for held in found.on_hosts)
-    if cluster.node_memory is not None and total > cluster.nodes * cluster.node_memory:
+    yield from _more_than_hosts_have(wanted, found)
+
+
+def _more_than_hosts_have(wanted: Sequence[Demand], found: Fit) -> Iterator[str]:
+    """States of processes on CPUs, and those that leave GPUs, against the memory of all nodes."""
+    if found.cluster.node_memory is None:
+        return
+    has = found.cluster.nodes * found.cluster.node_memory
+    total = sum(held.memory.certain for held in found.on_hosts) + hosts.offloaded(wanted)
+    if total > has:
+        whose = ["the processes on CPUs"] if found.on_hosts else []
+        away = [each.role for each in wanted if each.offloaded]
+        whose += [f"{' and '.join(away)} in host memory"] if away else []
         yield (
-            f"weights, gradients and optimizer states of the processes on CPUs take {total / GIB:.1f} GiB, and the "
-            f"machine has {cluster.nodes * cluster.node_memory / GIB:.1f}"
+            f"weights, gradients and optimizer states of {' and '.join(whose)} take {total / GIB:.1f} GiB, and the "
+            f"machine has {has / GIB:.1f}"
         )
 
 

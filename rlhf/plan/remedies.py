@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from rlhf.plan import hosts
 from rlhf.plan.demands import Demand, demands
 from rlhf.plan.frozen import Frozen
 from rlhf.plan.hardware import GIB, Cluster
@@ -13,7 +15,8 @@ from rlhf.plan.memory import ON_GPU
 from rlhf.plan.places import USABLE
 from rlhf.plan.plans import plan_ppo
 from rlhf.plan.sizes import Sizes
-from rlhf.plan.variants import Change, bfloat16, changed, divided, in_words, savings
+from rlhf.plan.variants import Change, bfloat16, changed, divided, in_words, onto_the_gpu, resident_savings, savings
+from rlhf.plan.verdict import Fit
 from rlhf.ppo.config import PPOConfig
 
 MAX_GROWTH = 16  # how many times the nodes a larger cluster is looked for
@@ -25,7 +28,7 @@ def remedy(config: PPOConfig, cluster: Cluster, sizes: Sizes) -> str:
     """One change that is enough; else changes that are enough together; else another layout; else a larger cluster."""
     if not cluster.gpus and any(each.gpus for each in config.roles().values()):
         return WITH_GPUS
-    for answer in (_undivided, _single, _together, _layout):
+    for answer in (_undivided, _resident, _saved, _layout, _more_memory):
         found = answer(config, cluster, sizes)
         if found is not None:
             return found
@@ -61,28 +64,62 @@ def _fits(config: PPOConfig | None, cluster: Cluster, sizes: Sizes) -> bool:
     return config is not None and plan_ppo(config, cluster, sizes).fit.fits
 
 
-def _single(config: PPOConfig, cluster: Cluster, sizes: Sizes) -> str | None:
-    for change in savings(config):
+def _resident(config: PPOConfig, cluster: Cluster, sizes: Sizes) -> str | None:
+    """States back on the GPUs, where nodes have no room for them: of one learner, of all, of all with savings."""
+    back = list(onto_the_gpu(config))
+    if not back or not plan_ppo(config, cluster, sizes).fit.overfills_a_node:
+        return None
+    for changes in [*([each] for each in back), back]:
+        if _fits(changed(config, *changes), cluster, sizes):
+            return in_words(changes)
+    there = changed(config, *back)
+    saved = _enough(there, list(resident_savings(there)), cluster, sizes) if there is not None else None
+    return in_words([*back, *saved]) if saved is not None else None
+
+
+def _more_memory(config: PPOConfig, cluster: Cluster, sizes: Sizes) -> str | None:
+    """How much memory nodes need, where nothing else is wrong."""
+    wanted = plan_ppo(config, replace(cluster, node_memory=None), sizes).fit
+    return more_memory(wanted) if wanted.fits and wanted.offloaded else None
+
+
+def more_memory(wanted: Fit) -> str:
+    """Nodes that hold what is offloaded, and processes without a GPU, beside Ray's own."""
+    each = wanted.offloaded + sum(held.memory.peak for held in wanted.on_hosts) / wanted.cluster.nodes
+    return f"the nodes: {math.ceil(each / GIB + hosts.SLACK_GIB)} GiB of memory of their own would do"
+
+
+def _saved(config: PPOConfig, cluster: Cluster, sizes: Sizes) -> str | None:
+    """One saving, or several together."""
+    found = _enough(config, list(savings(config)), cluster, sizes)
+    return in_words(found) if found is not None else None
+
+
+def _enough(config: PPOConfig, saved: Sequence[Change], cluster: Cluster, sizes: Sizes) -> Sequence[Change] | None:
+    """The first change that is enough alone; else changes one after the other until it fits, without those that turn
+    out to be needless."""
+    for change in saved:
         if _fits(changed(config, change), cluster, sizes):
-            return change.words
-    return None
-
-
-def _together(config: PPOConfig, cluster: Cluster, sizes: Sizes) -> str | None:
-    """Changes one after the other until it fits; those that turn out to be needless are left out again."""
+            return [change]
     taken: list[Change] = []
-    for change in savings(config):
+    for change in saved:
         if changed(config, *taken, change) is None:
             continue
         taken.append(change)
-        if not _fits(changed(config, *taken), cluster, sizes):
-            continue
-        for each in list(taken):
-            rest = [other for other in taken if other is not each]
-            if _fits(changed(config, *rest), cluster, sizes):
-                taken = rest
-        return in_words(taken)
+        if _fits(changed(config, *taken), cluster, sizes):
+            return _without_needless(config, taken, cluster, sizes)
     return None
+
+
+def _without_needless(
+    config: PPOConfig, taken: Sequence[Change], cluster: Cluster, sizes: Sizes
+) -> Sequence[Change]:
+    needed = list(taken)
+    for each in taken:
+        rest = [other for other in needed if other is not each]
+        if _fits(changed(config, *rest), cluster, sizes):
+            needed = rest
+    return needed
 
 
 def _layout(config: PPOConfig, cluster: Cluster, sizes: Sizes) -> str | None:

@@ -29,7 +29,10 @@ def _fullest(plan: StagePlan) -> str:
     gpu = plan.fit.cluster.gpu
     if gpu is not None and plan.fit.devices:
         device = max(plan.fit.devices, key=lambda each: each.peak)
-        return f"; the fullest GPU ({device.name}) needs {device.peak / GIB:.1f} of {gpu.memory * USABLE / GIB:.1f} GiB"
+        states = plan.fit.offloaded
+        node = f", and a node {states / GIB:.0f} GiB of its own memory for offloaded states" if states else ""
+        of = f"{device.peak / GIB:.1f} of {gpu.memory * USABLE / GIB:.1f} GiB"
+        return f"; the fullest GPU ({device.name}) needs {of}{node}"
     total = sum(each.memory.peak for each in plan.fit.on_hosts)
     return f"; its processes need {total / GIB:.1f} GiB of memory" if plan.fit.on_hosts else ""
 
@@ -41,9 +44,17 @@ def _pace(plan: StagePlan) -> str:
     return f", a step takes about {expected} (limit {limit})"
 
 
-def text(plan: StagePlan, remedy: str | None = None, best: Sequence[Layout] | None = None) -> Iterator[str]:
-    """Every line of a stage's plan; `best`: the layouts that were asked for."""
+def text(
+    plan: StagePlan, remedy: str | None = None, faster: Layout | None = None, best: Sequence[Layout] | None = None
+) -> Iterator[str]:
+    """Every line of a stage's plan; `faster`: a layout that is better than its own; `best`: those that were asked
+    for."""
     yield conclusion(plan, remedy)
+    if faster is not None:
+        yield (
+            f"The best layout found: {faster.change.words}; a step takes about {_seconds(faster.seconds)} "
+            f"(--layouts lists more)."
+        )
     yield ""
     yield from memory_table(plan)
     for line in [*plan.fit.problems[1:], *plan.fit.warnings]:
@@ -120,7 +131,9 @@ def layout_table(best: Sequence[Layout]) -> Iterator[str]:
         yield f"    {layout.change.words:90}{layout.plan.fit.fullest / GIB:10.1f} G{layout.seconds:9.1f}"
 
 
-def as_json(plan: StagePlan, remedy: str | None = None, best: Sequence[Layout] | None = None) -> dict[str, Any]:
+def as_json(
+    plan: StagePlan, remedy: str | None = None, faster: Layout | None = None, best: Sequence[Layout] | None = None
+) -> dict[str, Any]:
     """The same as plain data; bytes and seconds."""
     return {
         "stage": plan.stage, "conclusion": conclusion(plan, remedy), "fits": plan.fit.fits, "remedy": remedy,
@@ -132,13 +145,19 @@ def as_json(plan: StagePlan, remedy: str | None = None, best: Sequence[Layout] |
             }
             for device in plan.fit.devices
         ],
+        "offloaded": plan.fit.offloaded,
         "roles": {
             held.demand.role: {part: getattr(held.memory, part) for part in (*PARTS, "host")}
             for held in [*(h for device in plan.fit.devices for h in device.holdings), *plan.fit.on_hosts]
         },
         "phases": [vars(phase) for phase in plan.iteration.phases] if plan.iteration else [],
-        "layouts": [{"layout": layout.change.words, "seconds": layout.seconds} for layout in best or ()],
+        "faster": _as_json(faster) if faster is not None else None,
+        "layouts": [_as_json(layout) for layout in best or ()],
     }
+
+
+def _as_json(layout: Layout) -> dict[str, Any]:
+    return {"layout": layout.change.words, "seconds": layout.seconds}
 
 
 def _seconds(value: float) -> str:

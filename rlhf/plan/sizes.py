@@ -47,6 +47,13 @@ class Sizes:
         )
 
 
+def sizes_by(name: str | None) -> Sizes:
+    """`--model`: a directory with config.json, or a name of the table; it goes for every model of a config."""
+    if name is None:
+        return Sizes()
+    return Sizes(from_directory(Path(name), "--model") if Path(name).is_dir() else require(name, "--model"))
+
+
 def from_directory(directory: Path, key: str = "model") -> Architecture:
     """The sizes that a directory's config.json names. Raises ConfigError when it does not, or is no plain decoder."""
     path = directory / "config.json"

@@ -57,14 +57,14 @@ def states(counted: Counted, zero: Zero, width: int, gradient_bytes: float) -> S
     gradients = gradient_bytes * counted.trained * (share if zero.stage >= 2 else 1.0)
     masters = 0 if width == FLOAT32 and zero.stage == 0 else MASTER
     optimizer = (masters + MOMENTS) * counted.trained * (share if zero.stage >= 1 else 1.0)
+    moved = weights if zero.offload_parameters else 0.0
     if not zero.offload_optimizer:
-        return States(weights, gradients, optimizer)
+        return States(weights - moved, gradients, optimizer, moved)
     # Gradients leave for the host as they come, and wait there in float32; from stage 1 on the host also has the
     # new weights in their own precision before they go back.
     host = (MASTER + MOMENTS + FLOAT32) * counted.trained * share
-    if zero.offload_parameters:
-        return States(0.0, 0.0, 0.0, host + weights)
-    return States(weights, 0.0, 0.0, host + (width * counted.trained * share if zero.stage < 3 else 0.0))
+    returning = width * counted.trained * share if zero.stage < 3 else 0.0
+    return States(weights - moved, 0.0, 0.0, host + moved + returning)
 
 
 def gathered(counted: Counted, zero: Zero, width: int) -> float:

@@ -46,6 +46,13 @@ class Trained:
         found = states(self.counted, self.zero, self.width, self._gradients())
         return States(found.weights + self._average(), found.gradients, found.optimizer, found.host)
 
+    @property
+    def offloaded(self) -> float:
+        """Bytes of its node's memory that the states of a rank on a GPU take: what the optimizer and the weights keep
+        there, and what leaves the GPU while engines sample."""
+        held = self.states()
+        return held.host + self._leaving(held)
+
     def memory(self, runtime: Runtime) -> Memory:
         """Of one rank at the peak of an update: of its backward pass, or of its optimizer step."""
         held, work, bucket = self.states(), self._activations(), self._bucket(runtime)
@@ -60,8 +67,12 @@ class Trained:
             weights=held.weights, gradients=held.gradients, optimizer=held.optimizer, gathered=whole,
             activations=work, buffers=buffers, heap=heap, runtime=runtime.learner, host=held.host,
             passing=work + whole + buffers - lasting + held.gradients - stays,
-            moved=held.weights - self._average() + held.optimizer if self.leaves else 0.0,
+            moved=self._leaving(held),
         )
+
+    def _leaving(self, held: States) -> float:
+        """Bytes that leave the device while engines sample; averaged weights stay."""
+        return held.weights - self._average() + held.optimizer if self.leaves else 0.0
 
     def _matrix(self) -> float:
         """Bytes of the largest matrix of a layer, as its gradient is made."""

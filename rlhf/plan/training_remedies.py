@@ -9,7 +9,7 @@ from rlhf.config import merge, validate
 from rlhf.errors import ConfigError
 from rlhf.plan.hardware import Cluster
 from rlhf.plan.plans import plan_training
-from rlhf.plan.remedies import WITH_GPUS
+from rlhf.plan.remedies import WITH_GPUS, more_memory
 from rlhf.plan.training_jobs import TrainStage
 from rlhf.plan.variants import Change, in_words
 from rlhf.training.config import TrainingConfig, WorkersConfig
@@ -23,9 +23,11 @@ def training_remedy(stage: TrainStage, cluster: Cluster) -> str:
     if workers.gpus and not cluster.gpus:
         return WITH_GPUS
     few = list(_no_more_than_there_are(stage, cluster))
-    enough = _enough(stage, few, cluster)
+    enough = _resident(stage, few, cluster) or _enough(stage, few, cluster)
+    if enough is None and workers.gpus:
+        return _more_memory(stage, few, cluster) or _more(stage, cluster)
     if enough is None:
-        return _more(stage, cluster) if workers.gpus else _fewer(stage, cluster)
+        return _fewer(stage, cluster)
     as_it_is = _cluster_for(workers, cluster)
     if few and _fits(stage, as_it_is):
         return f"{in_words(enough)}; as it is the job fits {as_it_is}"
@@ -58,15 +60,45 @@ def _no_more_than_there_are(stage: TrainStage, cluster: Cluster) -> Iterator[Cha
         yield from list(worker_counts(stage, cluster.gpus))[:1]
 
 
+def _resident(stage: TrainStage, few: Sequence[Change], cluster: Cluster) -> list[Change] | None:
+    """States back on the GPUs, where nodes have no room for them, with as few savings as are enough."""
+    if not plan_training(stage, cluster).fit.overfills_a_node:
+        return None
+    back = list(_back(stage.training))
+    found = (_enough(stage, [*few, *back[: count + 1]], cluster) for count in range(len(back)))
+    return next((each for each in found if each is not None), None)
+
+
+def _back(training: TrainingConfig) -> Iterator[Change]:
+    """Weights come first: they are less."""
+    for key in ("offload_parameters", "offload_optimizer"):
+        if getattr(training.deepspeed, key):
+            yield Change(f"training.deepspeed.{key}: false", {"deepspeed": {key: False}})
+
+
+def _more_memory(stage: TrainStage, few: Sequence[Change], cluster: Cluster) -> str | None:
+    """How much memory nodes need, where nothing else is wrong."""
+    there = with_changes(stage, few)
+    wanted = plan_training(there, replace(cluster, node_memory=None)).fit if there is not None else None
+    if wanted is None or not wanted.fits or not wanted.offloaded:
+        return None
+    return in_words([*few, Change(more_memory(wanted), {})])
+
+
 def _enough(stage: TrainStage, taken: Sequence[Change], cluster: Cluster) -> list[Change] | None:
     """What is taken anyway, with as few savings as are enough; None where all of them are not."""
     there = with_changes(stage, taken)
-    saved = list(_savings(there.training)) if there is not None else []
+    settled = {_key(each) for each in taken}
+    saved = [each for each in _savings(there.training) if _key(each) not in settled] if there is not None else []
     tries = [[], *([each] for each in saved), *(saved[:count] for count in range(2, len(saved) + 1))]
     for savings in tries:
         if _fits(with_changes(stage, [*taken, *savings]), cluster):
             return [*taken, *_without_needless(stage, taken, savings, cluster)]
     return None
+
+
+def _key(change: Change) -> str:
+    return change.words.partition(":")[0]
 
 
 def _without_needless(

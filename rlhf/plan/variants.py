@@ -52,6 +52,18 @@ def _overlaid(old: Any, new: Any) -> Any:
 
 def savings(config: PPOConfig) -> Iterator[Change]:
     """What to try when memory is short, what costs least first."""
+    yield from _on_the_gpu(config)
+    yield from _onto_the_host(config, _learners(config))
+    yield from _adapters(config)
+
+
+def resident_savings(config: PPOConfig) -> Iterator[Change]:
+    """The same where nothing may go to host memory."""
+    yield from _on_the_gpu(config)
+    yield from _adapters(config)
+
+
+def _on_the_gpu(config: PPOConfig) -> Iterator[Change]:
     learners = _learners(config)
     yield from bfloat16(config)
     if config.rollout.sleep:
@@ -69,9 +81,19 @@ def savings(config: PPOConfig) -> Iterator[Change]:
         settings = getattr(config, name)
         if settings.resources.ranks > 1:
             yield from divided(config, name)
-    yield from _onto_the_host(config, learners)
+
+
+def _adapters(config: PPOConfig) -> Iterator[Change]:
     if config.policy.lora is None:
         yield Change("policy.lora: {rank: 16}", {"policy": {"lora": {"rank": 16}}})
+
+
+def onto_the_gpu(config: PPOConfig) -> Iterator[Change]:
+    """What brings states back that learners keep in host memory."""
+    for name in _learners(config):
+        for key in ("offload_during_rollout", "offload_optimizer"):
+            if getattr(getattr(config, name).zero, key):
+                yield Change(f"{name}.zero.{key}: false", {name: {"zero": {key: False}}})
 
 
 def bfloat16(config: PPOConfig) -> Iterator[Change]:

@@ -5,27 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlhf.plan import hosts
 from rlhf.plan.demands import Demand
 from rlhf.plan.frozen import Engine
 from rlhf.plan.hardware import GIB, Cluster
-from rlhf.plan.places import USABLE, Device, Holding, devices, host_processes
-
-SLACK_GIB = 1.0  # of a node's memory, for Ray's own processes
+from rlhf.plan.places import USABLE, Device, Holding, devices
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Every GPU and every process in host memory of a run on a cluster, and the problems found, worst first."""
+    """Every GPU and every process in host memory of a run on a cluster, and the problems found, worst first.
+
+    `offloaded`: bytes of a node's memory, of the fullest, that states of learners on GPUs take.
+    """
 
     cluster: Cluster
     devices: tuple[Device, ...]
     on_hosts: tuple[Holding, ...]
     problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    offloaded: float = 0.0
 
     @property
     def fits(self) -> bool:
         return not self.problems
+
+    @property
+    def overfills_a_node(self) -> bool:
+        """Whether states in host memory are more than a node has."""
+        return self.offloaded > hosts.room(self.cluster)
 
     @property
     def fullest(self) -> float:
@@ -36,13 +44,14 @@ class Fit:
 def fit(demands: Sequence[Demand], cluster: Cluster) -> Fit:
     """Put a run's roles on a cluster."""
     on_gpus = tuple(devices(demands, cluster.gpu)) if cluster.gpu is not None else ()
-    on_hosts = tuple(host_processes(demands))
+    on_hosts = tuple(hosts.processes(demands))
+    offloaded = hosts.offloaded_of_a_node(demands, cluster.nodes, cluster.gpus_per_node)
     problems = [*_too_few(demands, on_gpus, cluster), *_too_full(on_gpus, cluster)]
     problems += [text for device in on_gpus for text in _engine_problems(device)]
-    if cluster.node_memory is not None:
-        problems += _host_problems(on_hosts, cluster)
+    problems += _overfull_nodes(demands, offloaded, cluster)
+    problems += _too_little_memory(on_hosts, hosts.offloaded(demands), cluster)
     warnings = [text for device in on_gpus for text in _engine_warnings(device)]
-    return Fit(cluster, on_gpus, on_hosts, tuple(problems), tuple(warnings))
+    return Fit(cluster, on_gpus, on_hosts, tuple(problems), tuple(warnings), offloaded)
 
 
 def _too_few(demands: Sequence[Demand], on_gpus: Sequence[Device], cluster: Cluster) -> list[str]:
@@ -98,12 +107,25 @@ def _engine_warnings(device: Device) -> list[str]:
     return found
 
 
-def _host_problems(on_hosts: Sequence[Holding], cluster: Cluster) -> list[str]:
-    assert cluster.node_memory is not None
-    total, room = sum(h.memory.peak for h in on_hosts), cluster.nodes * (cluster.node_memory - SLACK_GIB * GIB)
-    if on_hosts and total > room:
-        return [
-            f"the processes without a GPU need {total / GIB:.1f} GiB together, and the nodes have {room / GIB:.1f} "
-            f"beside Ray's own"
-        ]
-    return []
+def _overfull_nodes(demands: Sequence[Demand], offloaded: float, cluster: Cluster) -> list[str]:
+    """States that learners on GPUs keep in host memory, where a node has less."""
+    room = hosts.room(cluster)
+    if offloaded <= room:
+        return []
+    names = " and ".join(each.role for each in demands if each.offloaded)
+    return [
+        f"a node needs {offloaded / GIB:.1f} GiB of its own memory for offloaded states of {names}, and has "
+        f"{room / GIB:.1f} beside Ray's own processes"
+    ]
+
+
+def _too_little_memory(on_hosts: Sequence[Holding], offloaded: float, cluster: Cluster) -> list[str]:
+    """Processes without a GPU go where there is room: all nodes together must have it."""
+    total, room = sum(h.memory.peak for h in on_hosts) + offloaded, cluster.nodes * hosts.room(cluster)
+    if not on_hosts or total <= room:
+        return []
+    with_states = " and offloaded states" if offloaded else ""
+    return [
+        f"the processes without a GPU{with_states} need {total / GIB:.1f} GiB together, and the nodes have "
+        f"{room / GIB:.1f} beside Ray's own"
+    ]

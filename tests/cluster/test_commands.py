@@ -114,8 +114,9 @@ def test_advice_is_no_fault_unless_asked_for(tmp_path: Path) -> None:
         (("configs/pipeline.yaml", "--name", "n" * 48), "rlhf: --name: '"),
         (("configs/pipeline.yaml", "--namespace", "a.b"), "rlhf: --namespace: 'a.b' is no namespace"),
         (("configs/pipeline.yaml", "--storage", "A"), "rlhf: --storage: 'A' is no name of an object"),
-        (("configs/pipeline.yaml", "--mount", "runs"), "rlhf: --mount: 'runs' is no place for a volume"),
-        (("configs/pipeline.yaml", "--mount", "/config"), "rlhf: --mount: '/config' is no place for a volume"),
+        (("configs/pipeline.yaml", "--gpu", "H100"), "rlhf: --gpu: 'H100' is no GPU that is known here, did you mean"),
+        (("configs/pipeline.yaml", "--gpu", "L4-24"), "rlhf: --gpu: is what a rayservice is sized for, and this is"),
+        (("configs/pipeline.yaml", "--model", "Llama-9"), "rlhf: --model: the sizes of 'Llama-9' are not known here"),
         (("configs/pipeline.yaml", "--grace", "0"), "rlhf: Invalid value for '--grace'"),
         (("configs/pipeline.yaml", "--queue", "a b"), "rlhf: --queue: 'a b' is no name of a queue"),
         (("configs/pipeline.yaml", "--cpus-per-node", "2"), "rlhf: pairs: rollout needs 2 CPUs on one node, and a"),
@@ -132,6 +133,34 @@ def test_advice_is_no_fault_unless_asked_for(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_rendered_is_a_sentence(words: tuple[str, ...], sentence: str) -> None:
     assert refusal("render", *words, "--image", IMAGE)[0].startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("mount", "problem"),
+    [
+        ("runs", "is no absolute path"), ("/runs/", "is no absolute path"), ("/a/../b", "is no absolute path"),
+        ("//runs", "is no absolute path"),
+        ("/config", "is what the pods use themselves"),
+        ("/opt/rlhf", "is what the pods use themselves"),
+        ("/home/rlhf", "is what the pods use themselves"),
+        ("/tmp/ray", "lies inside /tmp, which the pods use themselves"),
+        ("/config/x", "lies inside /config, which the pods use themselves"),
+        ("/dev/shm", "lies inside /dev, which the pods use themselves"),
+        ("/opt/rlhf/lib", "lies inside /opt/rlhf, which the pods use themselves"),
+        ("/var/run/secrets", "lies inside /var, which the pods use themselves"),
+        ("/", "would hide /opt/rlhf, which the pods use themselves"),
+        ("/opt", "would hide /opt/rlhf, which the pods use themselves"),
+        ("/home", "would hide /home/rlhf, which the pods use themselves"),
+    ],
+)
+def test_a_volume_does_not_lie_where_pods_have_something(mount: str, problem: str) -> None:
+    (line,) = refusal("render", "configs/pipeline.yaml", "--image", IMAGE, "--mount", mount)
+    assert line == f"rlhf: --mount: '{mount}' {problem}; give a place of its own, like /runs"
+
+
+@pytest.mark.parametrize("mount", ["/runs", "/run2", "/configs", "/mnt/shared", "/opt/data", "/home/data"])
+def test_a_volume_lies_beside_what_pods_have(mount: str) -> None:
+    assert rlhf("render", "configs/pipeline.yaml", "--image", IMAGE, "--mount", mount).returncode == 0
 
 
 def test_a_config_that_does_not_tell_its_stage_is_asked_for_it(tmp_path: Path) -> None:

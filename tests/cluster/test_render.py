@@ -26,6 +26,7 @@ def _inputs(method: str) -> list[str]:
     return [word for word in PPO if not (alone and word.startswith("critic."))]
 
 
+CPUS_OF_A_NODE = 90  # machines with eight H100 have 96 and more, of which the kubelet and daemons want some
 GPU = sorted((ROOT / "configs" / "gpu").glob("*.yaml"))
 METHODS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "configs" / "methods").glob("*.yaml"))
 STAGES = {
@@ -145,6 +146,7 @@ def test_a_config_for_gpus_asks_for_the_nodes_that_it_was_planned_for(file: Path
     (group,) = cluster["workerGroupSpecs"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert (group["replicas"], limits["nvidia.com/gpu"]) == (int(planned[1]), planned[2])
+    assert int(limits["cpu"]) <= CPUS_OF_A_NODE
     assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
 
 

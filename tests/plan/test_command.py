@@ -81,6 +81,38 @@ def test_layouts_are_listed_fastest_first(capsys: pytest.CaptureFixture[str]) ->
     assert len(seconds) == 4 and seconds == sorted(seconds)
 
 
+@pytest.mark.parametrize("name", ["grpo_llama3_8b_8gpu_separate", "sft_llama3_8b_8gpu"])
+def test_a_better_layout_than_the_configs_own_is_named(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first of those that --layouts lists, without asking for them; and it is quicker than the config's own."""
+    path = str(CONFIGS / "gpu" / f"{name}.yaml")
+    line = plan(capsys, path, "--cluster", "1x8xH100-80")[1]
+    (found,) = json.loads("\n".join(plan(capsys, path, "--cluster", "1x8xH100-80", "--json", "--layouts")))
+    assert found["faster"] == found["layouts"][0]
+    assert found["faster"]["seconds"] < sum(phase["expected"] for phase in found["phases"])
+    assert line.startswith(f"The best layout found: {found['faster']['layout']}; a step takes about ")
+    assert line.endswith(" (--layouts lists more).")
+
+
+def test_a_config_whose_own_layout_is_the_best_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(capsys, SHARED, "--cluster", "1x8xH100-80")[1] == ""
+
+
+def test_the_best_layout_of_a_config_that_does_not_fit_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = plan(capsys, SHARED, "--cluster", "1x8xA100-80", "policy.gradient_checkpointing=false")
+    assert lines[0].startswith("ppo: does not fit") and lines[1].startswith("The best layout found: ")
+
+
+def test_a_node_and_its_own_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    """231 GiB of optimizer states: told where nobody says what a node has, and judged where somebody does."""
+    assert "and a node 231 GiB of its own memory for offloaded states" in plan(
+        capsys, SHARED, "--cluster", "1x8xH100-80")[0]
+    assert plan(capsys, SHARED, "--cluster", "1x8xH100-80+512")[0].startswith(
+        "ppo: fits on 1 node of 8 x H100-80 GiB and 512 GiB of memory; ")
+    line = plan(capsys, SHARED, "--cluster", "1x8xH100-80+128")[0]
+    assert "ppo: does not fit on 1 node of 8 x H100-80 GiB and 128 GiB of memory: a node needs 231" in line
+    assert "First thing to change: " in line
+
+
 def test_layouts_of_a_training_job_are_listed_fastest_first(capsys: pytest.CaptureFixture[str]) -> None:
     """Each a number of workers that divides the batch, and a way to save memory."""
     path = str(CONFIGS / "gpu" / "sft_llama3_8b_8gpu.yaml")
@@ -181,6 +213,7 @@ def test_fine_tuning_of_7b_on_a_cluster(cluster: str, sentence: str, capsys: pyt
         ([SHARED, "--cluster", "8H100"], "rlhf: --cluster: '8H100'; write NODESxGPUSxKIND-GIB"),
         ([SHARED, "--cluster", "1x8xH100-90"], "rlhf: --cluster: 'H100-90' is no GPU that is known here, did you mean"),
         ([SHARED, "--cluster", "1xH100-80"], "rlhf: --cluster: '1xH100-80' does not say how many GPUs a node has"),
+        ([SHARED, "--cluster", "1xCPU-64+9"], "rlhf: --cluster: '1xCPU-64+9'; write nodes without GPUs as NODESxCPU"),
         ([SHARED, "--cluster", "1xCPU"], "rlhf: --cluster: '1xCPU'; write nodes without GPUs as NODESxCPU-GIB"),
         ([SHARED, "policy.model=x/y"], "rlhf: policy.model: the sizes of 'x/y' are not known here"),
         (["--model", "7B-like", "--cluster", "1xCPU-64"], "rlhf: --cluster: without a config only GPUs are"),

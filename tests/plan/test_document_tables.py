@@ -16,7 +16,7 @@ from rlhf.plan.plans import StagePlan, plan_ppo
 from rlhf.plan.question import smallest, training
 from rlhf.plan.sizes import Sizes
 from rlhf.ppo.config import PPOConfig
-from tests.plan import published
+from tests.plan import predicted, published, published_parts
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
@@ -28,6 +28,11 @@ def rows(first: str) -> list[list[str]]:
     tables = [block.splitlines() for block in re.findall(r"(?:^\|.*\n)+", DOCUMENT + "\n", re.MULTILINE)]
     (table,) = [lines for lines in tables if lines[0].startswith(f"| {first} |")]
     return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in table[2:]]
+
+
+def as_written(first: str) -> list[str]:
+    """The rows of a table as lines."""
+    return [f"| {' | '.join(row)} |" for row in rows(first)]
 
 
 def planned(name: str, cluster: str, *overrides: str) -> StagePlan:
@@ -55,7 +60,15 @@ def test_every_ppo_config_has_a_row() -> None:
 
 
 def test_published_times() -> None:
-    assert [f"| {' | '.join(row)} |" for row in rows("run | published, s")] == published.table()[2:]
+    assert as_written("run | published, s | limit by hand") == published.table()[2:]
+
+
+def test_published_parts_of_a_step() -> None:
+    assert as_written("part of a step") == published_parts.table()[2:]
+
+
+def test_published_times_of_planned_configs() -> None:
+    assert as_written("run | published, s | the plan's layout") == predicted.table()[2:]
 
 
 PHASES = ("rollout", "score", "update", "publish", "checkpoint")

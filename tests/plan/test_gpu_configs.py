@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from rlhf.bundles import bundles, check_fits
 from rlhf.cli import STAGES, load_object
+from rlhf.cluster.needs import needs
+from rlhf.cluster.packing import nodes_for
 from rlhf.commands.plan import TRAINED
 from rlhf.commands.stages import stage_of
 from rlhf.config import load
@@ -18,12 +19,10 @@ from rlhf.plan.hardware import Cluster, parse_cluster
 from rlhf.plan.plans import plan_stage
 from rlhf.plan.remedies import remedy
 from rlhf.plan.sizes import Sizes
-from rlhf.ppo.config import PPOConfig
 from rlhf.stage import inputs
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "configs" / "gpu"
 FILES = sorted(DIRECTORY.glob("*.yaml"))
-CPUS = 96.0  # of a node with eight GPUs; less than the machines of any maker have
 
 
 def stage_and_config(path: Path) -> tuple[str, Any]:
@@ -60,17 +59,11 @@ def test_it_fits_the_cluster_that_it_names(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_it_uses_the_whole_cluster_and_no_more(path: Path) -> None:
-    _, config = stage_and_config(path)
+    stage, config = stage_and_config(path)
     cluster = planned_for(path)
-    if isinstance(config, PPOConfig):
-        wanted = bundles(config.roles())
-        check_fits(wanted, [{"CPU": CPUS, "GPU": float(cluster.gpus_per_node)}] * cluster.nodes)
-        used = sum(bundle.gpus for role in wanted.values() for bundle in role)
-    else:
-        workers = config.training.workers
-        used = float(workers.count * workers.gpus)
-        assert workers.cpus * cluster.gpus_per_node <= CPUS
-    assert used == pytest.approx(cluster.gpus)
+    (need,) = needs([(stage, config)])
+    nodes = nodes_for([need], cluster.gpus_per_node)
+    assert (nodes.count, need.total("GPU")) == (cluster.nodes, pytest.approx(cluster.gpus))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.plan.hardware import GPUS
+from rlhf.plan.hardware import GPUS, parse_cluster
 from rlhf.plan.limit import Work, decode, score, train, transfer
-from tests.plan.published import H100, H200, LLAMA_8B, PPO_ROWS, ROWS, Published, dense, table
+from tests.plan import predicted
+from tests.plan.published import H100, LLAMA_8B, PPO_ROWS, ROWS, Published, dense, table
+from tests.plan.published_parts import PARTS, Tail, Transfer
 
 # decode, prefill, score, train of the worked examples, seconds
 WORKED = {
@@ -36,14 +38,18 @@ def test_every_phase_of_the_worked_examples_is_reproduced(row: Published) -> Non
     assert row.parts(row.gpu) == pytest.approx(WORKED[row.name], rel=WITHIN)
 
 
-@pytest.mark.parametrize(
-    ("billions", "tokens", "gpu", "seconds"),
-    [(9.0, 8192, H100, 44), (7.6, 8192, H200, 26), (14.8, 8192, H200, 51), (8.03, 4096, H100, 19.6)],
-)
-def test_the_longest_response_bounds_a_rollout(billions: float, tokens: int, gpu, seconds: float) -> None:
-    """Published tails: however many GPUs share the rest, one response takes a step per token."""
-    work = Work(sequences=1, prompt=1, response=1, longest=tokens)
-    assert decode(dense(billions, 32, 4096, 1024), work, gpu, 10_000, 1) == pytest.approx(seconds, rel=WITHIN)
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+def test_the_limit_of_a_part_is_reproduced_and_nothing_published_beats_it(part: Tail | Transfer) -> None:
+    """However many GPUs share the rest, one response takes a step per token; weights take bytes over bandwidth."""
+    limit, expected = part.ours()
+    assert limit == pytest.approx(part.limit, rel=WITHIN)
+    assert limit < expected and limit < part.seconds
+
+
+def test_the_longest_response_bounds_a_rollout() -> None:
+    """The tail of NeMo-RL's 8B rows."""
+    work = Work(sequences=1, prompt=1, response=1, longest=4096)
+    assert decode(dense(8.03, 32, 4096, 1024), work, H100, 10_000, 1) == pytest.approx(19.6, rel=WITHIN)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +66,27 @@ def test_published_runs_are_slower_than_the_limit_and_near_what_is_expected() ->
     assert all(row.seconds > row.ours()[0] for row in ROWS if row.seconds)
     assert 0.8 < ratios[len(ratios) // 2] < 1.25
     assert len(table()) == len(ROWS) + 2
+
+
+@pytest.mark.parametrize("row", predicted.ROWS, ids=lambda row: row.name)
+def test_what_rlhf_plan_prints_is_near_what_was_published(row: predicted.Predicted) -> None:
+    """Within a factor of four, layouts of this platform being others than those that were measured; and no published
+    time beats the limit of the work itself."""
+    iteration = row.layout().plan.iteration
+    assert iteration is not None
+    phases = {phase.name: phase for phase in iteration.phases}
+    assert {"rollout", "score", "update", "publish"} <= phases.keys()
+    assert 1 / 4 < row.seconds / iteration.total("expected") < 4
+
+
+def test_a_published_row_is_planned_for_the_work_that_it_had() -> None:
+    """Two rows of one run are one config; the same sizes as in the hand-made rows."""
+    by_name = {row.name: row for row in ROWS}
+    for row in predicted.ROWS:
+        hand, config = by_name[row.name], row.config()
+        assert config.responses_per_step == hand.work.sequences
+        assert 2 * row.model.parameters == pytest.approx(hand.model.weights, rel=0.01)
+        assert parse_cluster(row.cluster).gpus == hand.gpus and row.seconds == hand.seconds
 
 
 sequences = st.integers(1, 4096)

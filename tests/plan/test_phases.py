@@ -90,7 +90,7 @@ def test_a_phase_near_the_deadline_is_told() -> None:
 @pytest.mark.parametrize("overlay", [APART, SHARED, {"critic": None, "ppo": {"advantage": {"kind": "reinforce_pp"}}}])
 def test_every_layout_that_is_proposed_is_valid_fits_and_is_ordered(overlay: dict) -> None:
     config, cluster = ppo(APART, overlay), parse_cluster(H100)
-    found = layouts(config, cluster, Sizes())
+    found = list(layouts(config, cluster, Sizes()))
     assert found
     for layout in found:
         there = changed(config, layout.change)
@@ -102,5 +102,17 @@ def test_every_layout_that_is_proposed_is_valid_fits_and_is_ordered(overlay: dic
 
 
 def test_no_layout_puts_a_wide_engine_over_nodes() -> None:
-    found = layouts(ppo(APART), parse_cluster("4x2xH200-141"), Sizes())
+    found = list(layouts(ppo(APART), parse_cluster("4x2xH200-141"), Sizes()))
     assert found and not any("4 GPUs each" in layout.change.words for layout in found)
+
+
+def test_no_layout_leaves_gpus_to_a_reward_model_where_there_is_none() -> None:
+    """The reward is a rule: every GPU of a layout has a role."""
+    rule = {"model": None, "resources": {"gpus": 0}, "parts": {"answer": {"kind": "number_match"}}}
+    grpo = {"critic": None, "ppo": {"advantage": {"kind": "grpo"}}, "rollout": {"responses_per_prompt": 8}}
+    cluster = parse_cluster(H100)
+    found = list(layouts(ppo(APART, grpo, {"reward": rule}), cluster, Sizes()))
+    assert len(found) > 2
+    for layout in found:
+        assert "reward" not in layout.change.words
+        assert sum(device.count for device in layout.plan.fit.devices) == cluster.gpus
