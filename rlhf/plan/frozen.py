@@ -11,8 +11,7 @@ from rlhf.plan.hardware import GIB
 from rlhf.plan.memory import Memory, Runtime
 from rlhf.plan.states import Counted, Zero, gathered
 
-BATCHED_TOKENS = 8192  # prompt tokens of one step of an engine: vLLM's own choice on data-center GPUs
-BATCHED_TOKENS_CPU = 8192  # `rlhf.sampling.vllm_engine` says so
+BATCHED_TOKENS = 8192  # prompt tokens of one step of an engine, as rlhf/sampling/vllm_engine.py asks for
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Engine:
 
     def on_cpu(self, cache_gib: int, runtime: Runtime) -> Memory:
         """With the prompts of a whole step. Measured of 30 and 89 million parameters: twice what a layer computes."""
-        work = 2 * activations.forward(self.model, Pass(BATCHED_TOKENS_CPU, self.width))
+        work = 2 * activations.forward(self.model, Pass(BATCHED_TOKENS, self.width))
         return Memory(weights=self.weights, kv_cache=cache_gib * GIB, activations=work, runtime=runtime.engine)
 
     def cached_tokens(self, memory: Memory) -> float:

@@ -19,7 +19,7 @@ from rlhf.models.pickles import require_safetensors
 from rlhf.sampling.weight_transfer import TransferGroup, WeightSender, WeightSource
 
 NOT_PUBLISHED = -1  # version of weights as loaded from disk, half updated, or given up
-CPU_BATCHED_TOKENS = 8192  # prompt tokens of one prefill step
+BATCHED_TOKENS = 8192  # prompt tokens of one prefill step
 
 
 @dataclass(frozen=True)
@@ -164,13 +164,14 @@ def _build(options: EngineOptions) -> Any:
     gc.freeze()  # it collects garbage five times while it builds, each time among all that was just imported
     extra: dict[str, Any] = {}
     if has_gpu():
+        extra["max_num_batched_tokens"] = max(BATCHED_TOKENS, options.max_sequences)  # as `rlhf plan` counts
         extra["gpu_memory_utilization"] = options.gpu_memory_fraction
         extra["enable_sleep_mode"] = options.sleep
     else:
         # A prompt that is prefilled in two parts makes vLLM rewind the request's seeded generator, which CPU
         # generators cannot do: whole prompts only.
         extra["enable_chunked_prefill"] = False
-        extra["max_num_batched_tokens"] = max(CPU_BATCHED_TOKENS, options.max_model_len)
+        extra["max_num_batched_tokens"] = max(BATCHED_TOKENS, options.max_model_len)
     if options.weight_transfer is not None:
         extra["weight_transfer_config"] = {"backend": options.weight_transfer}
     try:
