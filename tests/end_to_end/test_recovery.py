@@ -91,7 +91,6 @@ def phases_of(step: int) -> tuple[str, ...]:
     return PHASES if step % 2 else (*PHASES, "checkpoint")
 
 
-@pytest.mark.exhaustive
 def test_an_evaluation_survives_the_loss_of_an_engine_and_of_its_scorer(
     ray_cluster, tiny_models, tmp_path, monkeypatch
 ) -> None:
