@@ -119,7 +119,8 @@ class Live:
 
     @property
     def sampler(self) -> Any:
-        return self.roles.collector.sampler
+        collector: Any = self.roles.collector
+        return getattr(collector, "collector", collector).sampler  # rollouts may be saved on their way
 
     def rollouts(self) -> list[Rollout]:
         """The same prompts under the same seeds, on one engine and on two, in batches of several sizes."""

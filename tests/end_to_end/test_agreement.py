@@ -122,8 +122,8 @@ def test_a_killed_run_goes_on_exactly(whole: Probed, ray_cluster: str, tiny_mode
     assert without_time(metrics_of(output)) == wanted
     assert without_time(read_json_lines(output / "metrics.jsonl")) == wanted
     for step in range(1, STEPS + 1):
-        assert transcript_of(output, step).equals(transcript_of(whole.output, step)), step
-        assert rollout_of(output, step).equals(rollout_of(whole.output, step)), step
+        assert transcript_of(output, step).equals(transcript_of(work_of(whole.output), step)), step
+        assert rollout_of(output, step).equals(rollout_of(work_of(whole.output), step)), step
 
 
 def published(models, output: Path, **changes) -> tuple[list[dict[str, float]], dict[str, float]]:
