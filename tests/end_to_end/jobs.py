@@ -118,9 +118,14 @@ class Live:
     pad_token: int
 
     @property
-    def sampler(self) -> Any:
+    def collector(self) -> Any:
+        """Of rollouts; they may be saved on their way."""
         collector: Any = self.roles.collector
-        return getattr(collector, "collector", collector).sampler  # rollouts may be saved on their way
+        return getattr(collector, "collector", collector)
+
+    @property
+    def sampler(self) -> Any:
+        return self.collector.sampler
 
     def rollouts(self) -> list[Rollout]:
         """The same prompts under the same seeds, on one engine and on two, in batches of several sizes."""
@@ -162,6 +167,6 @@ class Live:
     def _gap(self, version: int) -> float:
         """The largest difference between engines and learner on a new rollout, nats; a step's own way to find it."""
         roles, rollout = self.roles, self.sampler.generate(self.asked, version)
-        collected = Collected(rollout, roles.collector.reward.score(rollout), 0, {})
+        collected = Collected(rollout, self.collector.reward.score(rollout), 0, {})
         tensors = (roles.policy.logprobs(rollout), roles.reference.logprobs(rollout), roles.critic.values(rollout))
         return roles.experience.build(version, 0.05, collected, *tensors).get()["sync/logprob_gap_max"].value
