@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rlhf.stage import ClusterConfig
 
 GIB = 1024**3
+_STARTS = 4
+_SLOW_START = "timed out during startup"
 
 
 @contextmanager
@@ -59,16 +61,28 @@ def _initialise(config: ClusterConfig, address: str | None) -> None:
         if address is not None:
             ray.init(address=address, **quiet)
             return
-        started = ray.init(
+        started = patiently(lambda: ray.init(
             address="local", num_cpus=config.cpus, include_dashboard=config.dashboard, dashboard_host="127.0.0.1",
             object_store_memory=int(config.object_store_gib * GIB), **quiet,
-        )
+        ))
         if config.dashboard:
             _announce(started.dashboard_url, Path(started.address_info["session_dir"]))
     except (ConnectionError, TimeoutError, ray.exceptions.RayError) as error:
         raise ResourceError(f"no connection to Ray at {address or 'this machine'}: {_first_line(error)}") from None
     except ValueError as error:
         raise ConfigError(f"cluster: Ray refuses these settings: {_first_line(error)}") from None
+
+
+def patiently(start: Callable[[], Any]) -> Any:
+    """What `start` returns. Ray gives its node 30 s to start, whatever else the machine does, and ends with an
+    Exception of no other type: then it is started again. Raises TimeoutError after the last time."""
+    for _ in range(_STARTS):
+        try:
+            return start()
+        except Exception as error:
+            if _SLOW_START not in str(error):
+                raise
+    raise TimeoutError(f"its node did not start within 30 s, {_STARTS} times: let the machine do less beside it")
 
 
 def _announce(url: str, session: Path) -> None:
