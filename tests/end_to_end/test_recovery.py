@@ -11,7 +11,7 @@ import pytest
 
 from rlhf.errors import RunError
 from tests.chaos.disturber import Blow
-from tests.chaos.driver import DriverBlow, through, write
+from tests.chaos.driver import DriverBlow, through
 from tests.chaos.runs import evaluate, rows_of, run
 from tests.end_to_end.jobs import config_of, context_of, rollout_of, small
 
@@ -35,6 +35,7 @@ def test_any_process_may_be_lost_in_any_phase(ray_cluster, tiny_models, tmp_path
     assert not whole.notes and not whole.struck
     broken = run(config_of(tiny_models, tmp_path / "broken", **two), monkeypatch, *BLOWS)
     assert [struck.blow for struck in broken.struck] == BLOWS
+    assert all(struck.stood == (struck.blow.step, struck.blow.phase) for struck in broken.struck)
     assert all(struck.call == struck.blow.call for struck in broken.struck)
     assert len({struck.pid for struck in broken.struck}) == len(BLOWS)
     assert broken.rows == whole.rows
@@ -74,12 +75,11 @@ def test_a_driver_killed_at_five_random_points_leaves_no_trace(ray_cluster, tiny
     ppo_job.run(whole, context_of(whole.output))
     killed = config_of(tiny_models, tmp_path / "killed", **grpo)
     draw = random.Random("five points 8")  # a checkpoint among them
-    plan = tmp_path / "plan" / "plan.json"
-    plan.parent.mkdir()
     steps = sorted(draw.sample(range(1, 9), 5))
-    write(plan, [DriverBlow(step, draw.choice(phases_of(step)), delay_s=draw.uniform(0.0, 0.2)) for step in steps])
-    dealt = through(killed, plan, ray_cluster)
+    blows = [DriverBlow(step, draw.choice(phases_of(step)), delay_s=draw.uniform(0.0, 0.2)) for step in steps]
+    dealt = through("ppo", killed, blows, tmp_path / "plan", ray_cluster)
     assert len({blow.pid for blow in dealt}) == 5
+    assert all(blow.stood >= [blow.step, ""] for blow in dealt), "or later, as they are random points"
     assert rows_of(killed.output) == rows_of(whole.output)
     assert [row["step"] for row in rows_of(killed.output)] == list(range(1, 9))
     for step in range(1, 9):
