@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import pandas
 import pytest
 
 from rlhf.errors import RunError
+from rlhf.ppo.config import PPOConfig
 from tests.chaos.disturber import Blow
 from tests.chaos.driver import DriverBlow, through
-from tests.chaos.runs import evaluate, rows_of, run
+from tests.chaos.runs import disturbed, evaluate, rows_of, run
 from tests.end_to_end.jobs import config_of, context_of, rollout_of, small
 
 pytestmark = pytest.mark.slow
@@ -89,6 +93,49 @@ def test_a_driver_killed_at_five_random_points_leaves_no_trace(ray_cluster, tiny
 def phases_of(step: int) -> tuple[str, ...]:
     """A checkpoint is saved every other step."""
     return PHASES if step % 2 else (*PHASES, "checkpoint")
+
+
+class Ended(Exception):
+    """The driver is over."""
+
+
+@dataclass
+class Ends:
+    """Ends the run when a phase begins, in this process; its actors are stopped."""
+
+    step: int
+    phase: str
+    pools: Mapping[str, Any] = field(default_factory=dict)
+
+    def leave(self) -> None: ...
+
+    def enter(self, step: int, phase: str) -> None:
+        if (step, phase) == (self.step, self.phase):
+            raise Ended
+
+    def join(self) -> None: ...
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_goes_on_with_another_number_of_ranks(
+    ray_cluster, tiny_models, tmp_path, monkeypatch, before: int, after: int
+) -> None:
+    """Of policy and critic, after two of four steps: to 1e-6, for sums run in another order."""
+    from actors import ppo_job
+
+    def config(name: str, ranks: int) -> PPOConfig:
+        learner = {"resources": {"ranks": ranks}, "optimizer": {"epsilon": 1e-3}}  # a small ε would magnify noise
+        return config_of(tiny_models, tmp_path / name, steps=4, transcripts_every=100, policy=learner, critic=learner)
+
+    whole = run(config("whole", before), monkeypatch)
+    with pytest.raises(Ended), disturbed(monkeypatch, Ends(3, "update")):
+        ppo_job.run(config("moved", before), context_of(tmp_path / "moved"))
+    moved = run(config("moved", after), monkeypatch)
+    assert [row["step"] for row in moved.rows] == [1, 2, 3, 4] and moved.rows[:2] == whole.rows[:2]
+    assert moved.rows[2:] != whole.rows[2:], "the ranks are as they were"
+    for found, wanted in zip(moved.rows, whole.rows, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-6, abs=1e-6)
 
 
 def test_an_evaluation_survives_the_loss_of_an_engine_and_of_its_scorer(
