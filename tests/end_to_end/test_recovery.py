@@ -49,15 +49,34 @@ def test_any_process_may_be_lost_in_any_phase(ray_cluster, tiny_models, tmp_path
         assert f"in step {blow.step}, {blow.phase}: " in note and note.endswith("from the newest checkpoint")
 
 
+HANGING = {"steps": 2, "checkpoint_every": 1, "transcripts_every": 100, "deadline_s": 150.0}
+
+
+@pytest.fixture(scope="module")
+def in_peace(ray_cluster, tiny_models, tmp_path_factory) -> list[dict[str, float]]:
+    """Metrics of two steps with every role: two policy ranks, a critic, two engines."""
+    with pytest.MonkeyPatch.context() as patch:
+        return run(config_of(tiny_models, tmp_path_factory.mktemp("peace") / "ppo", **HANGING), patch).rows
+
+
 @pytest.mark.chaos  # it waits for the deadline; tests/actors/test_watchdog.py has the watchdog by itself
-def test_a_process_that_hangs_is_named_and_replaced(ray_cluster, tiny_models, tmp_path, monkeypatch) -> None:
-    two = settings() | {"steps": 2, "deadline_s": 150.0}
-    whole = run(config_of(tiny_models, tmp_path / "whole", **two), monkeypatch)
-    blow = Blow("reward[0]", 2, "score", signal.SIGSTOP)
-    hung = run(config_of(tiny_models, tmp_path / "hung", **two), monkeypatch, blow)
+@pytest.mark.parametrize(("victim", "phase", "call"), [
+    ("reward[0]", "score", "score"), ("rollout[1]", "rollout", "generate"), ("policy[1]", "update", "update"),
+    ("critic[0]", "update", "update"),
+])
+def test_a_process_that_hangs_is_named_and_replaced(
+    in_peace, tiny_models, tmp_path, monkeypatch, victim: str, phase: str, call: str
+) -> None:
+    """It alone, also where another waits for it in a collective."""
+    blow = Blow(victim, 2, phase, signal.SIGSTOP)
+    hung = run(config_of(tiny_models, tmp_path / "hung", **HANGING), monkeypatch, blow)
+    assert [struck.stood for struck in hung.struck] == [(2, phase)]
     (told,) = hung.losses()
-    assert told.startswith("reward[0] was lost in step 2, score: reward[0] in score did not answer for 1")
-    assert hung.rows == whole.rows and len(hung.rows) == 2
+    named = f"{victim} was lost in step 2, {phase}: {victim} in {call} did not answer for "
+    assert told.startswith(named), told
+    seconds = int(told.removeprefix(named).split()[0])
+    assert HANGING["deadline_s"] <= seconds <= 1.2 * HANGING["deadline_s"], "looks are a tenth of it apart"
+    assert hung.rows == in_peace and len(hung.rows) == 2
 
 
 def test_a_loss_that_comes_again_ends_the_run_with_a_diagnosis(ray_cluster, tiny_models, tmp_path, monkeypatch) -> None:
