@@ -30,7 +30,8 @@ class Blow:
 
 @dataclass
 class Struck:
-    """A blow that was dealt: to which process, and which call it had not answered (None: it had nothing to do).
+    """A blow that was dealt: to which process, where the run `stood` then, and which call the process had not answered
+    (None: it had nothing to do).
 
     `again`: the actors were started again; `resumed` is the step at which the run then began, `lost_s` the seconds from
     the blow until it was in the same phase again.
@@ -39,6 +40,7 @@ class Struck:
     blow: Blow
     pid: int
     call: str | None
+    stood: tuple[int, str] | None = None
     at: float = field(default_factory=time.monotonic)
     again: bool = False
     resumed: int | None = None
@@ -48,15 +50,22 @@ class Struck:
 @dataclass
 class Disturber:
     """Is told of every phase of one run. A victim is stopped when the phase begins, so that it cannot get
-    through it; when a call to it is under way, or there is none for a second, it gets its signal."""
+    through it; when a call to it is under way, or there is none for a second, it gets its signal. Until then the phase
+    does not end."""
 
     blows: Sequence[Blow]
     struck: list[Struck] = field(default_factory=list)
     pools: Mapping[str, Any] = field(default_factory=dict)
     _pending: list[threading.Thread] = field(default_factory=list)
+    _stands: tuple[int, str] = (0, "start")
+
+    def leave(self) -> None:
+        """Returns when the blow has been dealt."""
+        self.join()
 
     def enter(self, step: int, phase: str) -> None:
         """Deal the next blow that is due; each is dealt once."""
+        self._stands = step, phase
         self._note_return(step, phase)
         dealt = [id(struck.blow) for struck in self.struck]
         due = [blow for blow in self.blows if (blow.step, blow.phase) == (step, phase) and id(blow) not in dealt]
@@ -77,14 +86,12 @@ class Disturber:
             last.lost_s = time.monotonic() - last.at
 
     def _strike(self, blow: Blow) -> None:
-        role, _, rank = blow.actor.rstrip("]").rpartition("[")
-        if not self.pools[role].located():  # one that is still starting
-            self.pools[role].locate()
-        pid, _ = self.pools[role]._places[int(rank)]
+        role, pid = blow.actor.partition("[")[0], process_of(self.pools, blow.actor)
         struck = Struck(blow, pid, None)
         self.struck.append(struck)
         os.kill(pid, signal.SIGSTOP)
         if blow.signal == signal.SIGSTOP:
+            struck.stood = self._stands
             return
         thread = threading.Thread(target=self._finish, args=(struck, role))
         thread.start()
@@ -97,6 +104,7 @@ class Disturber:
             while struck.call != struck.blow.call and time.monotonic() - struck.at < HANG_S:
                 struck.call = self._call(struck, role)
                 time.sleep(0.005)
+        struck.stood = self._stands
         os.kill(struck.pid, struck.blow.signal)
 
     def _settle(self, struck: Struck, role: str) -> None:
@@ -117,3 +125,11 @@ class Disturber:
     def join(self) -> None:
         for thread in self._pending:
             thread.join()
+
+
+def process_of(pools: Mapping[str, Any], actor: str) -> int:
+    """The process of an actor, `role[rank]`."""
+    role, _, rank = actor.rstrip("]").rpartition("[")
+    if not pools[role].located():  # one that is still starting
+        pools[role].locate()
+    return pools[role]._places[int(rank)][0]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from rlhf.artifacts import Artifact
+from rlhf.artifacts import Artifact, load
 from rlhf.config import validate
 from rlhf.context import RunContext
 from rlhf.metrics import read_json_lines
@@ -37,7 +37,11 @@ class Disturbs(Protocol):
 
     pools: Mapping[str, Any]
 
-    def enter(self, step: int, phase: str) -> None: ...
+    def leave(self) -> None:
+        """A phase ends: returns when it may."""
+
+    def enter(self, step: int, phase: str) -> None:
+        """The next one begins."""
 
     def join(self) -> None: ...
 
@@ -78,19 +82,30 @@ def run_stage(
 def evaluate(
     models: Any, root: Path, monkeypatch: pytest.MonkeyPatch, name: str, *blows: Blow
 ) -> tuple[Any, dict[str, Any], Outcome]:
-    """Compare two models as `rlhf evaluate` does, under blows: the table and the metrics that it published."""
-    import pandas
-
+    """Compare two models as `rlhf evaluate` does, in this process, under blows: the table and the metrics that it
+    published."""
     from actors import evaluate_job
+
+    published, outcome = run_stage(evaluate_job.run, evaluation_of(models, root / name), monkeypatch, *blows)
+    return *table_of(published.path), outcome
+
+
+def evaluation_of(models: Any, output: Path) -> Any:
+    """The config of an evaluation of two models."""
     from rlhf.evaluation.config import EvaluateConfig
 
-    config = validate(EvaluateConfig, {
-        "output": str(root / name), "models": {"base": str(models.tied), "sft": str(models.untied)},
+    return validate(EvaluateConfig, {
+        "output": str(output), "models": {"base": str(models.tied), "sft": str(models.untied)},
         "reward": str(models.reward), "prompts": str(models.prompts), "max_prompts": 12,
         "sampler": {"max_new_tokens": 16, "max_model_len": 128, "max_sequences": 8, "resources": {"cpus": 0.5}},
     })
-    published, outcome = run_stage(evaluate_job.run, config, monkeypatch, *blows)
-    return pandas.read_parquet(published.path / "transcripts.parquet"), dict(published.manifest.metrics), outcome
+
+
+def table_of(output: Path) -> tuple[Any, dict[str, Any]]:
+    """What an evaluation has published: the table and the metrics."""
+    import pandas
+
+    return pandas.read_parquet(output / "transcripts.parquet"), dict(load(output).manifest.metrics)
 
 
 @contextmanager
@@ -102,11 +117,13 @@ def disturbed(monkeypatch: pytest.MonkeyPatch, disturber: Disturbs) -> Iterator[
 
     class Recording(RunRecorder):
         def enter(self, step: int, phase: str) -> None:
+            disturber.leave()
             super().enter(step, phase)
             disturber.enter(step, phase)
 
     class Phasing(recovery.Phase):
         def enter(self, phase: str) -> None:
+            disturber.leave()
             super().enter(phase)
             disturber.enter(0, phase)
 

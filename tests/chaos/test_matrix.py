@@ -42,6 +42,7 @@ def test_a_role_may_be_lost_in_every_phase(
     broken = run(config_of(tiny_models, tmp_path / "ppo", **SETTINGS), monkeypatch, *blows)
     assert [struck.blow for struck in broken.struck] == blows
     assert len({struck.pid for struck in broken.struck}) == len(blows)
+    assert all(struck.stood == (struck.blow.step, struck.blow.phase) for struck in broken.struck)
     assert all(struck.call == struck.blow.call for struck in broken.struck if struck.blow.call is not None)
     assert broken.rows == whole.rows
     told = broken.losses()

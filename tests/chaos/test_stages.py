@@ -11,8 +11,8 @@ import pytest
 from rlhf.config import validate
 from rlhf.metrics import read_json_lines
 from tests.chaos.disturber import Blow
-from tests.chaos.driver import DriverBlow, through, write
-from tests.chaos.runs import evaluate, rows_of, run
+from tests.chaos.driver import DriverBlow, through
+from tests.chaos.runs import evaluate, evaluation_of, rows_of, run, table_of
 from tests.chaos.train_worker import WorkerBlow, dealt, plan, run_struck_worker
 from tests.end_to_end.jobs import config_of, context_of, small
 
@@ -20,6 +20,10 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3000)]
 LOOPS = {
     "synchronous": {},
     "asynchronous": {"loop": {"kind": "asynchronous"}, "ppo": {"correction": {"kind": "token_tis"}}},
+}
+CALLS = {  # what each phase of a step waits for
+    "rollout": "rollout[0].generate", "score": "policy[0].logprobs", "experience": "experience[0].build",
+    "update": "policy[0].update", "publish": "policy[0].weights", "checkpoint": "policy[0].save",
 }
 
 
@@ -29,21 +33,47 @@ def test_the_driver_may_be_lost_in_every_phase(
 ) -> None:
     settings = small(steps=8, checkpoint_every=1, transcripts_every=100, rollout={"save": True}, **LOOPS[loop])
     whole = run(config_of(tiny_models, tmp_path / "whole", **settings), monkeypatch)
-    phases = ("rollout", "score", "experience", "update", "publish", "checkpoint")
-    path = tmp_path / "plan" / "plan.json"
-    path.parent.mkdir()
-    write(path, [DriverBlow(step, phase) for step, phase in enumerate(phases, 2)])
+    wanted = [DriverBlow(step, phase, call) for step, (phase, call) in enumerate(CALLS.items(), 2)]
     killed = config_of(tiny_models, tmp_path / "killed", **settings)
-    blows = through(killed, path, ray_cluster)
+    blows = through("ppo", killed, wanted, tmp_path / "plan", ray_cluster)
+    require_dealt(blows, wanted)
     assert rows_of(killed.output) == whole.rows
     for step in range(1, 9):
         tables = [pandas.read_parquet(tmp_path / name / "rollouts" / f"step_{step:06d}.parquet")
                   for name in ("whole", "killed")]
         pandas.testing.assert_frame_equal(*tables)
+    show(capsys, f"driver ({loop})", blows)
+
+
+def test_the_driver_of_an_evaluation_may_be_lost_in_every_phase(
+    ray_cluster, tiny_models, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    table, metrics, _ = evaluate(tiny_models, tmp_path, monkeypatch, "whole")
+    wanted = [
+        DriverBlow(0, "rollout of base", "rollout[0].generate"), DriverBlow(0, "rollout of sft", "rollout[0].generate"),
+        DriverBlow(0, "score", "evaluation[0].perplexities"),
+    ]
+    killed = evaluation_of(tiny_models, tmp_path / "killed")
+    blows = through("evaluate", killed, wanted, tmp_path / "plan", ray_cluster)
+    require_dealt(blows, wanted)
+    again, found = table_of(killed.output)
+    pandas.testing.assert_frame_equal(again, table)
+    assert found == metrics
+    show(capsys, "driver of an evaluation", blows)
+
+
+def require_dealt(blows: list[DriverBlow], wanted: list[DriverBlow]) -> None:
+    """Each to a driver of its own, in the phase that was asked for, with its call under way."""
+    assert len({blow.pid for blow in blows}) == len(wanted)
+    assert [(blow.stood, blow.call) for blow in blows] == [([blow.step, blow.phase], blow.call) for blow in wanted]
+    assert all(blow.call in blow.calls for blow in blows)
+
+
+def show(capsys, who: str, blows: list[DriverBlow]) -> None:
     with capsys.disabled():
         print()
         for blow in blows:
-            print(f"| driver ({loop}) | {blow.phase} | {', '.join(blow.calls) or 'nothing'} | by the same command |")
+            print(f"| {who} | {blow.phase} | {', '.join(blow.calls)} | by the same command |")
 
 
 def test_whatever_an_evaluation_has_may_be_lost(ray_cluster, tiny_models, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -52,14 +82,16 @@ def test_whatever_an_evaluation_has_may_be_lost(ray_cluster, tiny_models, tmp_pa
     evaluated = partial(evaluate, tiny_models, tmp_path, monkeypatch)
     table, metrics, _ = evaluated("whole")
     runs = {
-        "busy": [Blow("rollout[0]", 0, "rollout of base"), Blow("rollout[0]", 0, "rollout of sft"),
-                 Blow("evaluation[0]", 0, "score")],
+        "busy": [Blow("rollout[0]", 0, "rollout of base", call="generate"),
+                 Blow("rollout[0]", 0, "rollout of sft", call="generate"),
+                 Blow("evaluation[0]", 0, "score", call="perplexities")],
         "idle": [Blow("evaluation[0]", 0, "rollout of sft")],
     }
     for name, blows in runs.items():
         again, found, outcome = evaluated(name, *blows)
         pandas.testing.assert_frame_equal(again, table)
         assert found == metrics and [struck.blow for struck in outcome.struck] == blows
+        assert [(struck.stood, struck.call) for struck in outcome.struck] == [((0, b.phase), b.call) for b in blows]
         with capsys.disabled():
             print()
             for struck in outcome.struck:

@@ -2,10 +2,11 @@
 
     python -m tests.cluster.driver BOARD STAGE FILE… key=value…
 
-Test and driver write files into the directory BOARD, which both see. `STEP-PHASE.wanted` is the test's wish. When that
-phase begins the driver writes `.begun`, with the node of every actor, and waits for the test's `.ready`; when the calls
-of the phase are under way it writes them into `.calls`, and the run goes on. `phases.jsonl` has the beginning of every
-phase, in seconds of the clock.
+Test and driver write files into the directory BOARD, which both see. `STEP-PHASE.wanted` is the test's wish: an actor
+and what it is to be asked, or nothing. When that phase begins the driver writes `.begun`, with the node of every actor,
+and waits for the test's `.ready`; the run goes on, and when that call, and all others of the phase, are under way it
+writes them into `.calls`, with where the run stands then. `phases.jsonl` has the beginning of every phase, in seconds
+of the clock.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ import pytest
 from rlhf.artifacts import write_text
 from rlhf.cli import main
 from tests.chaos.runs import disturbed
+from tests.limits import wait_until
 
-CALLS_S = 1.0  # until every call of a phase is made
+CALLS_S = 1.0  # until every call of a phase is made, once one is
 ANSWER_S = 600.0
 
 
@@ -35,9 +37,14 @@ class Board:
 
     directory: Path
     pools: Mapping[str, Any] = field(default_factory=dict)
+    stands: tuple[int, str] = (0, "start")
+
+    def leave(self) -> None:
+        """Nothing holds a phase but the machine that is frozen."""
 
     def enter(self, step: int, phase: str) -> None:
         """A phase begins: asks once where the test has wished it."""
+        self.stands = step, phase
         with open(self.directory / "phases.jsonl", "a") as log:
             log.write(json.dumps({"time": time.time(), "step": step, "phase": phase}) + "\n")
         mark = self.directory / f"{step}-{phase}"
@@ -46,7 +53,7 @@ class Board:
         nodes = {each.actor: each.node for pool in self.pools.values() for each in pool.located()}
         write_text(mark.with_suffix(".begun"), json.dumps(nodes))
         self._wait_for(mark.with_suffix(".ready"))
-        threading.Thread(target=self._tell_calls, args=(mark.with_suffix(".calls"),), daemon=True).start()
+        threading.Thread(target=self._tell_calls, args=(mark,), daemon=True).start()
 
     def join(self) -> None:
         """Nothing is left to do at the end."""
@@ -58,11 +65,15 @@ class Board:
                 raise TimeoutError(f"{answer}: nobody wrote it")
             time.sleep(0.02)
 
-    def _tell_calls(self, file: Path) -> None:
-        """Which actors have not answered which calls, a moment after the phase has begun."""
+    def _tell_calls(self, mark: Path) -> None:
+        """Which actors have not answered which calls, and where the run stands."""
+        wanted = json.loads(mark.with_suffix(".wanted").read_text()).items()
+        wait_until(lambda: wanted <= self._calls().items(), what=f"{dict(wanted)} in {mark.name}")
         time.sleep(CALLS_S)
-        calls = {each.actor: each.method for pool in self.pools.values() for each in pool.under_way()}
-        write_text(file, json.dumps(calls))
+        write_text(mark.with_suffix(".calls"), json.dumps({"calls": self._calls(), "stood": self.stands}))
+
+    def _calls(self) -> dict[str, str]:
+        return {each.actor: each.method for pool in self.pools.values() for each in pool.under_way()}
 
 
 if __name__ == "__main__":

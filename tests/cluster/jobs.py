@@ -88,6 +88,11 @@ class Moment:
     step: int
     phase: str
 
+    @property
+    def asked(self) -> dict[str, str]:
+        """Which actor is to be asked for what in the phase."""
+        return {}
+
     def mark(self, board: Path) -> Path:
         return board / f"{self.step}-{self.phase}"
 
@@ -112,7 +117,7 @@ def submit(
     config = board / "config.yaml"
     config.write_text(json.dumps(raw))  # JSON is YAML
     for moment in moments:
-        moment.mark(board).with_suffix(".wanted").touch()
+        moment.mark(board).with_suffix(".wanted").write_text(json.dumps(moment.asked))
     module = ["tests.cluster.driver", str(board)] if moments else ["rlhf"]
     command = ["ray", "job", "submit", "--address", cluster.dashboard, "--working-dir", str(code), "--",
                "python", "-m", *module, stage, str(config)]
@@ -122,10 +127,15 @@ def submit(
 
 @dataclass(frozen=True)
 class Blow(Moment):
-    """What befalls the machine of an actor when the calls of the phase are under way."""
+    """What befalls the machine of an actor when that call to it, and the others of the phase, are under way."""
 
     actor: str
+    call: str
     does: Callable[[Machine], None] = Machine.kill
+
+    @property
+    def asked(self) -> dict[str, str]:
+        return {self.actor: self.call}
 
 
 def cut_off(machine: Machine) -> None:
@@ -157,7 +167,9 @@ class Struck:
         return self.blow.step - self.resumed + (self.blow.phase == "checkpoint")
 
     def look_back(self, phases: Sequence[dict[str, Any]]) -> None:
-        """Find in the run's phases how it went on."""
+        """Find in the run's phases how it went on. Fails when the blow has not met the phase that it was meant for."""
+        until = [each for each in phases if each["time"] <= self.at]
+        assert (until[-1]["step"], until[-1]["phase"]) == (self.blow.step, self.blow.phase), until[-1]
         later = [each for each in phases if each["time"] > self.at]
         again = [each for each in later if each["phase"] == "rollout"]
         self.resumed = again[0]["step"] if again else None
@@ -167,14 +179,17 @@ class Struck:
 
 
 def strike(job: Job, blow: Blow) -> Struck:
-    """Wait for the phase, and deal the blow. The machine is frozen meanwhile, so that it cannot get through it."""
+    """Wait for the phase, and deal the blow. The machine is frozen meanwhile, so that it cannot get through it. Fails
+    when the actor was not in it."""
     nodes, addresses = blow.reached(job), {node: at for at, node in job.cluster.nodes().items()}
     (machine,) = [each for each in job.cluster.workers if each.address == addresses[nodes[blow.actor]]]
     calls = blow.mark(job.board).with_suffix(".calls")
     machine.freeze()
     blow.over(job)
     wait_until(calls.exists, what="the calls of the phase")
-    asked = json.loads(calls.read_text())
+    told = json.loads(calls.read_text())
     blow.does(machine)
     here = {actor for actor, node in nodes.items() if node == nodes[blow.actor]}
-    return Struck(blow, machine, {actor: call for actor, call in asked.items() if actor in here})
+    struck = Struck(blow, machine, {actor: call for actor, call in told["calls"].items() if actor in here})
+    assert told["stood"] == [blow.step, blow.phase] and struck.calls.get(blow.actor) == blow.call, told
+    return struck

@@ -18,9 +18,9 @@ from tests.cluster.jobs import Blow, Job, Struck, cut_off, spread, strike, submi
 from tests.cluster.machines import Machine
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3000)]
-CELLS = {
-    "rollout": "rollout[0]", "score": "reward[0]", "update": "policy[1]", "publish": "policy[1]",
-    "checkpoint": "policy[1]",
+CELLS = {  # of each phase, whose machine is lost, and what that actor is asked for then
+    "rollout": ("rollout[0]", "generate"), "score": ("reward[0]", "score"), "update": ("policy[1]", "update"),
+    "publish": ("policy[1]", "weights"), "checkpoint": ("policy[1]", "save"),
 }
 STEPS = {"steps": len(CELLS) + 1, "checkpoint_every": 1}
 
@@ -40,7 +40,7 @@ def test_a_machine_may_be_lost_in_every_phase(
     does: Callable[[Machine], None],
 ) -> None:
     """Each is replaced; the two ranks of the policy must lie on two machines."""
-    blows = [Blow(step, phase, actor, does) for step, (phase, actor) in enumerate(CELLS.items(), 2)]
+    blows = [Blow(step, phase, *cell, does) for step, (phase, cell) in enumerate(CELLS.items(), 2)]
     job = submit(cluster, code, spread(tiny_models, tmp_path / "ppo", **STEPS), blows)
     struck = [replaced(cluster, strike(job, blow)) for blow in blows]
     assert job.ends() == 0, job.told()
@@ -67,7 +67,7 @@ def test_an_evaluation_survives_the_loss_of_a_machine(
 
     struck: list[Struck] = []
     evaluate("whole")
-    job = evaluate("broken", Blow(0, "rollout of sft", "rollout[0]"))
+    job = evaluate("broken", Blow(0, "rollout of sft", "rollout[0]", "generate"))
     struck[0].look_back(job.phases())
     with capsys.disabled():
         print("\n" + row(struck[0], job))

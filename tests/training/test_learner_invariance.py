@@ -169,7 +169,7 @@ def test_averages_go_on_with_another_number_of_ranks(
             assert float((averages[name] - average).abs().max()) <= 1e-6, name
 
 
-@pytest.mark.parametrize("change", [{}, {"tied": False}, {"lora": True}], ids=str)
+@pytest.mark.parametrize("change", [{}, {"tied": False}, {"lora": True}, {"role": "critic"}], ids=str)
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_learner_goes_on_with_another_number_of_ranks(
@@ -177,7 +177,7 @@ def test_a_learner_goes_on_with_another_number_of_ranks(
 ) -> None:
     """Not bit for bit, for sums run in another order: to 1e-6 of what it would have become."""
     case = Case(stage=stage, batch="even", evaluate_first=False, **change)
-    saved = tmp_path / "step_000001" / "policy"
+    saved = tmp_path / "step_000001" / case.role
     ranks.ask(replace(case, ranks=before), "first_half", saved)
     files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     found = ranks.ask(replace(case, ranks=after), "second_half", saved)
