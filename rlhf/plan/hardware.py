@@ -76,7 +76,10 @@ def parse_cluster(text: str) -> Cluster:
     `2xCPU-32` (nodes x CPU-GiB). Raises ConfigError."""
     match = re.fullmatch(r"(\d+)x(?:(\d+)x)?([A-Za-z0-9]+(?:-\d+)?)(?:\+(\d+))?", text.strip())
     if match is None or int(match[1]) == 0:
-        raise ConfigError(f"--cluster: '{text}'; write NODESxGPUSxKIND-GIB, for example 16x8xH100-80, or 1xCPU-32")
+        raise ConfigError(
+            f"--cluster: '{text}'; write NODESxGPUSxKIND-GIB, for example 16x8xH100-80, with +GIB for the memory of a "
+            f"node where it is known (16x8xH100-80+1024), or 1xCPU-32"
+        )
     nodes, gpus, kind = int(match[1]), match[2], match[3].upper()
     if kind.startswith("CPU"):
         return _cpu_cluster(text, nodes, gpus or match[4], kind)
