@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ class RunContext:
 
     `directory` is where the artifact will stand; `work` is a sibling for what must survive a kill before
     that (checkpoints, metrics); `config_hash` and `inputs` decide whether a published artifact still matches.
+    `taken` is called when what lies in `work` has become this run's: what it says then is no refusal any more.
     """
 
     stage: str
@@ -30,6 +31,7 @@ class RunContext:
     config_hash: str
     inputs: Mapping[str, str]
     progress: Progress
+    taken: Callable[[], None] = lambda: None
 
     @property
     def work(self) -> Path:

@@ -41,7 +41,7 @@ def own(directory: Path, note: Callable[[str], None]) -> Iterator[None]:
 def config_beside(directory: Path, config: ConfigT) -> Iterator[Callable[[], None]]:
     """The resolved config lies in the directory, unless the run is refused: that one is another run's.
 
-    The function that is given says that something was done under this config: then it stays, whatever comes.
+    The function that is given says that the directory has become this run's: then the config stays, whatever comes.
     """
     path, done = directory / CONFIG, []
     before = path.read_bytes() if path.is_file() else None

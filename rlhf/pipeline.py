@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +159,8 @@ def run_job(job: Job, progress: Progress) -> float | None:
         return None
     started = time.perf_counter()
     run = Run.of(context.directory, context.stage)
-    with own(context.work, context.progress.note), config_beside(context.work, job.config), working_for(run):
-        job.run(located(job.config), context)
+    with own(context.work, context.progress.note), config_beside(context.work, job.config) as keep, working_for(run):
+        job.run(located(job.config), replace(context, taken=keep))
     seconds = time.perf_counter() - started
     progress.note(f"{job.name}: done in {seconds:.0f} s ({context.directory})")
     return seconds

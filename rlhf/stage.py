@@ -76,8 +76,10 @@ class StageConfig(Config):
     cluster: ClusterConfig = ClusterConfig()
 
     def identity(self) -> dict[str, Any]:
-        """What makes the artifact what it is: everything but where it is written and where it is made."""
-        return self.model_dump(mode="json", exclude={"output", "cluster"})
+        """What makes the artifact what it is: everything but where it is written, where it is made, and how patient a
+        training job is."""
+        patience = {"deadline_s", "max_failures"}
+        return self.model_dump(mode="json", exclude={"output": True, "cluster": True, "training": patience})
 
 
 class ActorStageConfig(StageConfig):

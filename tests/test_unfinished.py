@@ -67,6 +67,17 @@ def test_a_config_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch, r
     assert unfinished.problem(work, config(tmp_path)) is None
 
 
+def test_a_config_whose_run_has_taken_the_directory_stays(tmp_path: Path) -> None:
+    """It met a full disk hours later, which is no refusal: the checkpoints there are its own."""
+    work = interrupted(tmp_path)
+    mine = config(tmp_path, steps=6)
+    with pytest.raises(RunError, match="full"), config_beside(work, mine) as keep:
+        keep()
+        raise RunError("full")
+    assert unfinished.problem(work, mine) is None
+    assert "differs in steps" in str(unfinished.problem(work, config(tmp_path)))
+
+
 def test_without_a_checkpoint_there_is_nothing_to_lose(tmp_path: Path) -> None:
     work = interrupted(tmp_path)
     (work / "checkpoints" / "step_000002").rmdir()

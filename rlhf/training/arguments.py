@@ -37,6 +37,7 @@ def training_arguments(config: TrainingConfig, total_steps: int, seed: int, outp
         "eval_steps": config.eval_every,
         "save_strategy": "steps",
         "save_steps": config.eval_every,
+        "restore_callback_states_from_checkpoint": True,  # how long early stopping has been patient
         "metric_for_best_model": "eval_loss",
         "greater_is_better": False,
         "report_to": "none",

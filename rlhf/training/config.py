@@ -55,6 +55,7 @@ class TrainingConfig(Config):
     eval_every: int = Field(100, gt=0, description="steps between two validations; each is also a checkpoint")
     early_stop_patience: int | None = Field(3, gt=0, description="stop after so many validations without a new best")
     max_failures: int = Field(1, ge=0, description="restarts of the workers from the newest checkpoint")
+    deadline_s: float = Field(1800.0, gt=0, description="seconds without progress after which a worker is given up")
     workers: WorkersConfig = WorkersConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
 

@@ -4,8 +4,7 @@ whoever else watches."""
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 from rlhf import metrics
 from rlhf.artifacts import write_bytes
 from rlhf.context import RunContext
+from rlhf.training.following import tailing
 
-_POLL_S = 0.2
 _SHOWN = ("loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate", "grad_norm")
 
 
@@ -87,26 +86,8 @@ def following(path: Path, curve: Curve) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = "".join(json.dumps(row) + "\n" for row in rows).encode()
     write_bytes(path, whole)
-    position = len(whole)
-    stop = threading.Event()
-    work = (path, position, curve.add, stop)
-    thread = threading.Thread(target=_follow, args=work, name="training-curve", daemon=True)
-    thread.start()
     try:
-        yield
+        with tailing(path, len(whole), curve.add):
+            yield
     finally:
-        stop.set()
-        thread.join()
         curve.close()
-
-
-def _follow(path: Path, position: int, take: Callable[[dict[str, Any]], None], stop: threading.Event) -> None:
-    ended = False
-    while not ended:
-        ended = stop.wait(_POLL_S)
-        with open(path, "rb") as stream:
-            stream.seek(position)
-            for line in stream:
-                if line.endswith(b"\n"):
-                    position += len(line)
-                    take(json.loads(line))

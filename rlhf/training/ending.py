@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl
+from transformers.trainer import TRAINER_STATE_NAME
 
 from rlhf.training.jobs import TrainJob
 
 
 class EndOnRequest(TrainerCallback):
-    """After the next checkpoint, which has its validation like any other. All ranks learn of it from rank 0."""
+    """After the step at hand, with a checkpoint of it. All ranks learn of it from rank 0.
+
+    It is told of a checkpoint after whoever brings that to where it stays.
+    """
 
     def __init__(self, job: TrainJob) -> None:
         self._job, self._asked = job, False
 
     def on_step_end(self, args, state, control, **_) -> None:
-        if control.should_save and state.global_step < state.max_steps:
-            self._asked = self._is_asked(args)
+        if state.global_step < state.max_steps and self._is_asked(args):
+            self._asked = control.should_save = True
 
     def on_save(self, args, state, control, **_) -> None:
         if self._asked and not control.should_training_stop:  # a run that is over anyway has ended by itself
@@ -30,3 +37,10 @@ class EndOnRequest(TrainerCallback):
         asked = torch.tensor([mine], dtype=torch.int32, device=args.device)
         dist.all_reduce(asked, op=dist.ReduceOp.MAX)
         return bool(asked)
+
+
+def is_over(checkpoint: Path) -> bool:
+    """Whether training had come to its end, by itself, when a Trainer wrote that checkpoint: after its last step, or
+    where it stopped early. Going on from it would make a step more."""
+    state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    return bool(state["stateful_callbacks"][TrainerControl.__name__]["args"]["should_training_stop"])

@@ -14,10 +14,13 @@ from rlhf.memory import ran_out
 from rlhf.metrics import read_json_lines
 from rlhf.training.disk import no_room
 from rlhf.training.jobs import TrainJob
+from rlhf.training.standing import Position, position_in
 
 Causes = Mapping[str, BaseException]
 """Who failed, in words, and of what."""
 _CONTROLLER = "Ray Train's controller"
+_WORKER = "worker "
+_NO_ANSWER = "WorkerHealthCheckTimeoutError"  # to Ray Train's own checks
 _PLACE = re.compile(r"^\s*(pid|ip): (\S+)", re.MULTILINE)
 _EXIT = re.compile(r"Worker exit type: (\S+)")
 _PEER = re.compile(  # of what the others say when one is gone: gloo, NCCL, torch
@@ -35,13 +38,29 @@ def diagnosis(error: TrainingFailedError | RayError, job: TrainJob) -> UserError
     return None
 
 
+def loss(failures: Mapping[int, Exception], job: TrainJob) -> str:
+    """Who failed, where and of what, by the errors of workers; without a remedy, for they are started again."""
+    causes = _workers(failures)
+    for who, cause in causes.items():
+        if isinstance(cause, UserError):
+            return f"{job.kind}: {who} failed {_where(who, job)}: {cause}"
+    found = _missing(causes, job)
+    if found is not None:
+        return found[0]
+    who, cause = next(iter(causes.items()))
+    return f"{job.kind}: {who} failed {_where(who, job)}: {type(cause).__name__}: {_first_line(cause)}"
+
+
 def _causes(error: TrainingFailedError | RayError) -> Causes:
     if isinstance(error, RayError):
         return {_CONTROLLER: _innermost(error)}
-    workers = getattr(error, "worker_failures", {})
-    found = {f"worker {rank}": _innermost(cause) for rank, cause in sorted(workers.items())}
+    found = _workers(getattr(error, "worker_failures", {}))
     controller = getattr(error, "controller_failure", None)
     return found if controller is None else {**found, _CONTROLLER: _innermost(controller)}
+
+
+def _workers(failures: Mapping[int, Exception]) -> dict[str, BaseException]:
+    return {f"{_WORKER}{rank}": _innermost(cause) for rank, cause in sorted(failures.items())}
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -67,7 +86,7 @@ def _no_memory(causes: Causes, job: TrainJob) -> UserError | None:
     for who, cause in causes.items():
         if isinstance(cause, OutOfMemoryError) or ran_out(cause):
             return ResourceError(
-                f"{job.kind}: {who} ran out of memory {_after(job)} ({_first_line(cause)}); "
+                f"{job.kind}: {who} ran out of memory {_where(who, job)} ({_first_line(cause)}); "
                 f"{', or '.join(_savings(job))}, or give each worker a larger node; such a change makes it another "
                 f"run: give it another output, or delete {job.work} to start over"
             )
@@ -90,17 +109,26 @@ def _savings(job: TrainJob) -> Iterator[str]:
 
 
 def _lost(causes: Causes, job: TrainJob) -> UserError | None:
-    """A process that is gone; before that is seen, the others may have said that nobody answers."""
+    found = _missing(causes, job)
+    if found is None:
+        return None
+    sentence, who = found
+    return RunError(
+        f"{sentence}{_count(who, job)}; look at {_log(causes[who])}, mend the cause, and run the same command, which "
+        f"goes on from the newest checkpoint"
+    )
+
+
+def _missing(causes: Causes, job: TrainJob) -> tuple[str, str] | None:
+    """A process that is gone, in words, and its name; before that is seen, the others may have said that nobody
+    answers."""
     gone = {who: cause for who, cause in causes.items() if _is_lost(cause)}
     waiting = {who: cause for who, cause in causes.items() if _PEER.search(f"{type(cause).__name__} {cause}")}
     if not gone and not waiting:
         return None
     who, cause = next(iter((gone or waiting).items()))
     was = "was lost" if gone else "reaches another worker no more, which may be lost,"
-    return RunError(
-        f"{job.kind}: {who} {was} {_after(job)}: {_reason(cause)}{_count(who, job)}; look at {_log(cause)}, mend the "
-        f"cause, and run the same command, which goes on from the newest checkpoint"
-    )
+    return f"{job.kind}: {who} {was} {_where(who, job)}: {_reason(who, cause, job)}", who
 
 
 def _count(who: str, job: TrainJob) -> str:
@@ -113,15 +141,29 @@ def _is_lost(cause: BaseException) -> bool:
     """Ray's own errors are of processes and nodes; a hung worker is found by Ray Train."""
     if getattr(cause, "actor_init_failed", False):  # it has raised, and its traceback says what
         return False
-    return isinstance(cause, RayError) or type(cause).__name__ == "WorkerHealthCheckTimeoutError"
+    return isinstance(cause, RayError) or type(cause).__name__ == _NO_ANSWER
 
 
-def _after(job: TrainJob) -> str:
+def _where(who: str, job: TrainJob) -> str:
+    """As the worker itself has written it, or by the lines of metrics."""
+    position = _position(who, job)
+    if position is not None:
+        return f"in {position}"
     rows = read_json_lines(job.reports)
     return f"after step {rows[-1]['step']}" if rows else "before its first line of metrics"
 
 
-def _reason(cause: BaseException) -> str:
+def _position(who: str, job: TrainJob) -> Position | None:
+    return position_in(job.position_of(int(who.removeprefix(_WORKER)))) if who.startswith(_WORKER) else None
+
+
+def _reason(who: str, cause: BaseException, job: TrainJob) -> str:
+    position = _position(who, job)
+    patience = f"(where that is merely slow, raise training.deadline_s = {job.training.deadline_s:g})"
+    if position is not None and position.stood_s is not None:
+        return f"it did not go on for {position.stood_s:.0f} s {patience}"
+    if type(cause).__name__ == _NO_ANSWER:
+        return f"its process did not answer for {job.training.deadline_s:g} s {patience}"
     found = _EXIT.search(str(cause))
     return f"its process ended ({found[1]})" if found else _first_line(cause)
 

@@ -43,6 +43,19 @@ class TrainJob:
         return self.attempt / "reports.jsonl"
 
     @property
+    def losses(self) -> Path:
+        """Where Ray Train's controller says which workers were lost."""
+        return self.attempt / "losses.jsonl"
+
+    @property
+    def positions(self) -> Path:
+        """Where each worker says where it stands."""
+        return self.attempt / "positions"
+
+    def position_of(self, rank: int) -> Path:
+        return self.positions / f"{rank:05d}.json"
+
+    @property
     def failure(self) -> Path:
         """Where a worker says why it stopped the run, when a restart would only repeat that."""
         return self.attempt / "failure.json"

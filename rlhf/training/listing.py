@@ -29,7 +29,8 @@ class Listed:
     def line(self, metric: str | None) -> str:
         """One line of the list."""
         step = "" if self.step is None else f"  step {self.step}"
-        shown = f"  {metric} {self.numbers[metric]:.4g}" if metric in self.numbers else ""
+        known = metric in self.numbers and self.numbers[metric] != snapshot.WORST
+        shown = f"  {metric} {self.numbers[metric]:.4g}" if known else ""
         state = self.wrong or ", ".join(["sound", *self.marks])
         return f"{self.path.name}{step}  {mib(self.size)}{shown}  {state}"
 

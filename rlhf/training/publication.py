@@ -10,11 +10,12 @@ from typing import Any
 from rlhf import artifacts
 from rlhf.artifacts import Artifact
 from rlhf.context import RunContext
+from rlhf.training import since_logged
 from rlhf.training.ray_train import Trained
 from rlhf.training.shares import SHARES
 
 _MODEL_FILES = (".json", ".safetensors", ".jinja", ".txt", ".model")
-_NOT_OF_THE_MODEL = ("trainer_state.json",)
+_NOT_OF_THE_MODEL = ("trainer_state.json", SHARES, since_logged.FILES)
 _NAMES = {"validation_perplexity": "perplexity"}
 
 
@@ -47,5 +48,5 @@ def results(numbers: Mapping[str, float]) -> dict[str, Any]:
 def copy_model(checkpoint: Path, target: Path) -> None:
     """Copy model and tokenizer out of a checkpoint, leaving the state of optimizer and trainer behind."""
     for path in sorted(checkpoint.iterdir()):
-        if path.suffix in _MODEL_FILES and path.name not in _NOT_OF_THE_MODEL and not path.match(SHARES):
+        if path.suffix in _MODEL_FILES and not any(map(path.match, _NOT_OF_THE_MODEL)):
             shutil.copyfile(path, target / path.name)

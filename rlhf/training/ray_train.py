@@ -28,7 +28,9 @@ from rlhf.training.config import WorkersConfig
 from rlhf.training.curve import Curve, following
 from rlhf.training.failures import diagnosis
 from rlhf.training.jobs import TrainJob
+from rlhf.training.losses import WriteLosses, telling
 from rlhf.training.pace import Paced
+from rlhf.training.shares import damage, require_as_sealed
 from rlhf.training.worker import run_worker
 
 Checkpoints = Sequence[tuple[ray.train.Checkpoint, dict[str, float]]]
@@ -70,27 +72,42 @@ def train(job: TrainJob, context: RunContext) -> Trained:
     if not attempts(storage, key):
         _forget_other_runs(storage, job)
     ended = storage / f"{key}.ended.json"
-    if not ended.exists():
+    best = _ended_with(ended, storage, key)
+    if best is None:
         workers = job.training.workers
         context.progress.note(
             f"{job.kind}: {job.total_steps} steps of {job.training.batch_size} examples on {workers.count} workers, "
             f"ZeRO-{job.training.deepspeed.zero_stage}"
         )
         job = replace(job, attempt=begin(storage, key, context.progress.note))
+        context.taken()
         for told in (job.failure, job.end_requested, job.ended_at):
             told.unlink(missing_ok=True)
+        shutil.rmtree(job.positions, ignore_errors=True)
+        job.positions.mkdir()
         with (
             closing(Paced(RayMetrics(Run.of(context.directory, context.stage)), job.tokens_per_step)) as watcher,
             following(job.reports, Curve(context, job.kind, job.total_steps, [watcher], restarts(job.attempt))),
+            telling(job, context.progress.note),
             requests(context.progress.note, job.end_requested.touch),
         ):
             results = _fit(job)
         if job.ended_at.exists():
             raise terminated(context.stage, f"step {job.ended_at.read_text()} of {job.total_steps}")
         best = _best(results)
+        require_as_sealed(best.checkpoint)
         write_json(ended, {"checkpoint": best.checkpoint.name, "metrics": best.metrics})
+    return best
+
+
+def _ended_with(ended: Path, storage: Path, key: str) -> Trained | None:
+    """What an earlier command ended with; None: it did not end, or that is damaged by now, and the best of the others
+    has to be found."""
+    if not ended.exists():
+        return None
     found = json.loads(ended.read_text())
-    return Trained(attempts(storage, key)[-1] / found["checkpoint"], found["metrics"])
+    best = Trained(attempts(storage, key)[-1] / found["checkpoint"], found["metrics"])
+    return best if damage(best.checkpoint) is None else None
 
 
 def _storage(context: RunContext) -> tuple[Path, str]:
@@ -110,7 +127,7 @@ def _forget_other_runs(storage: Path, job: TrainJob) -> None:
     for other in storage.glob("*/"):
         if any(other.glob("checkpoint_*")) and not (storage / f"{key_of(other)}.ended.json").exists():
             raise RunError(unfinished.refusal(job.work, ["config or inputs"]))
-    for directory in (storage, job.work / "tensorboard"):
+    for directory in (*storage.glob("*/"), storage, job.work / "tensorboard"):  # what says that they ended goes last
         shutil.rmtree(directory, ignore_errors=True)
     (job.work / "metrics.jsonl").unlink(missing_ok=True)
 
@@ -137,6 +154,7 @@ def _best(checkpoints: Checkpoints) -> Trained:
 def _fit(job: TrainJob) -> Checkpoints:
     """Run the job; the checkpoints that are kept, with what was measured there."""
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(_POLL_S)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(job.training.deadline_s)
     if len(ray.nodes()) == 1:  # a node that is to go takes the driver with it: nobody is left to warn
         os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     workers = job.training.workers
@@ -153,7 +171,7 @@ def _fit(job: TrainJob) -> Checkpoints:
         run_config=RunConfig(
             name=job.attempt.name,
             storage_path=str(job.attempt.parent),
-            callbacks=[KeepSnapshot(job.attempt)],
+            callbacks=[KeepSnapshot(job.attempt), WriteLosses(job)],
             failure_config=FailureConfig(max_failures=job.training.max_failures),
             checkpoint_config=CheckpointConfig(  # KeepSnapshot deletes: Ray Train keeps no newest ones beside the best
                 checkpoint_score_attribute="validation_loss", checkpoint_score_order="min"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from rlhf.artifacts import sync, write_text
 
 NAME, COPY = "checkpoint_manager_snapshot.json", "checkpoint_manager_snapshot.copy.json"
+WORST = sys.float_info.max  # the validation loss of a checkpoint without one, or with one that is not finite
 NEWEST = 2  # so many stay besides the best: when one is damaged, there is one before it
 
 
@@ -28,7 +30,7 @@ class Saved:
 
     @property
     def loss(self) -> float:
-        return self.numbers.get("validation_loss", float("inf"))
+        return self.numbers.get("validation_loss", WORST)
 
     @property
     def step(self) -> int | None:

@@ -23,23 +23,25 @@ from rlhf.training.guard import Guarded, StopOnFailure
 from rlhf.training.jobs import TrainJob
 from rlhf.training.order import SeededOrder
 from rlhf.training.reporting import RayReport
+from rlhf.training.since_logged import KeepSums
+from rlhf.training.standing import Positioned, Standing
 
 
-class PretrainTrainer(Guarded, SeededOrder, SummedEvaluation, Trainer):
+class PretrainTrainer(Positioned, Guarded, SeededOrder, SummedEvaluation, Trainer):
     """Next-token prediction on blocks of equal length."""
 
     eval_sums = staticmethod(language_model_sums)
     eval_metrics = staticmethod(language_model_metrics)
 
 
-class SftTrainer(Guarded, SeededOrder, SummedEvaluation, SFTTrainer):
+class SftTrainer(Positioned, Guarded, SeededOrder, SummedEvaluation, SFTTrainer):
     """Next-token prediction on the tokens that the assistant wrote."""
 
     eval_sums = staticmethod(language_model_sums)
     eval_metrics = staticmethod(language_model_metrics)
 
 
-class RewardModelTrainer(Guarded, SeededOrder, SummedEvaluation, RewardTrainer):
+class RewardModelTrainer(Positioned, Guarded, SeededOrder, SummedEvaluation, RewardTrainer):
     """Bradley-Terry loss on pairs: −log σ(score of chosen − score of rejected)."""
 
     @staticmethod
@@ -59,8 +61,9 @@ _TRAINERS: dict[str, Any] = {"pretrain": PretrainTrainer, "sft": SftTrainer, "re
 _ARGUMENTS = {"pretrain": TrainingArguments, "sft": SFTConfig, "reward": RewardConfig}
 
 
-def build_trainer(job: TrainJob, scratch: str) -> Trainer:
-    """The trainer of a job, its checkpoints going to `scratch`, a directory of this process alone."""
+def build_trainer(job: TrainJob, scratch: str, standing: Standing) -> Trainer:
+    """The trainer of a job, its checkpoints going to `scratch`, a directory of this process alone; `standing` is told
+    where it is."""
     shared = training_arguments(job.training, job.total_steps, job.seed, scratch)
     train, validation = read_examples(job.examples)
     tokenizer = load_tokenizer(job.tokenizer)
@@ -72,11 +75,12 @@ def build_trainer(job: TrainJob, scratch: str) -> Trainer:
     if job.kind == "pretrain":
         common["data_collator"] = collate_blocks
     trainer = _TRAINERS[job.kind](model, args, **common)
-    trainer.job = job
+    trainer.job, trainer.standing = job, standing
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StopOnFailure(trainer))
-    trainer.add_callback(EndOnRequest(job))
+    trainer.add_callback(KeepSums(trainer))
     trainer.add_callback(RayReport(job))
+    trainer.add_callback(EndOnRequest(job))
     if job.training.early_stop_patience:
         trainer.add_callback(EarlyStoppingCallback(job.training.early_stop_patience))
     return trainer

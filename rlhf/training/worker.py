@@ -16,6 +16,7 @@ from rlhf.training.jobs import TrainJob
 from rlhf.training.operators import OFFLOADED_ADAM, RANKS_ON_CPUS, load_operator
 from rlhf.training.pickles import go_on_training
 from rlhf.training.shares import require_as_sealed
+from rlhf.training.standing import Standing
 
 
 def run_worker(job: TrainJob) -> None:
@@ -25,18 +26,26 @@ def run_worker(job: TrainJob) -> None:
     _load_operators(job)
     import ray.train
 
+    from rlhf.training.ending import is_over
+    from rlhf.training.since_logged import TakeUpSums
     from rlhf.training.trainers import build_trainer
 
+    standing = Standing(job.position_of(ray.train.get_context().get_world_rank()), job.training.deadline_s)
     checkpoint = ray.train.get_checkpoint()
     # a directory of this process alone: Ray Train merges what the ranks report
     with tempfile.TemporaryDirectory(prefix="rlhf-train-") as scratch, _no_stdout(), _room_in(scratch):
-        trainer = build_trainer(job, scratch)
+        trainer = build_trainer(job, scratch, standing)
         started()
         if checkpoint is None:
-            trainer.train()
-        else:
-            with checkpoint.as_directory() as directory:
-                go_on_training(trainer, require_as_sealed(Path(directory)))
+            with standing.watched():
+                trainer.train()
+            return
+        with checkpoint.as_directory() as directory:
+            sound = require_as_sealed(Path(directory))
+            if not is_over(sound.path):
+                trainer.add_callback(TakeUpSums(trainer, sound.path))
+                with standing.watched():
+                    go_on_training(trainer, sound)
 
 
 def _load_operators(job: TrainJob) -> None:

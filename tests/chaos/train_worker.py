@@ -1,4 +1,4 @@
-"""Workers of Ray Train jobs that kill themselves where a plan says, once each."""
+"""Workers of Ray Train jobs that kill or stop themselves where a plan says, once each."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from rlhf.training.snapshot import saved
+from tests.limits import wait_until
+
 PLAN = "chaos_plan.json"
 
 
 @dataclass
 class WorkerBlow:
-    """SIGKILL to worker `rank` in a phase of the first step that is at least `step`. Then `resumed` is the step after
+    """A signal to worker `rank` in a phase of the first step that is at least `step`. Then `resumed` is the step after
     which the workers went on, and `lost_s` the seconds until that phase of that step was reached again."""
 
     rank: int
     step: int
     phase: str
+    signal: int = signal.SIGKILL
     pid: int | None = None
     at: float = 0.0
     lost_s: float | None = None
@@ -49,7 +53,7 @@ def run_struck_worker(job: Any) -> None:
 
     def build_struck(*arguments: Any) -> Any:
         trainer = build(*arguments)
-        killing, group_sums = KillsItself(job.work, trainer.args.process_index), trainer._group_sums
+        killing, group_sums = KillsItself(job, trainer.args.process_index), trainer._group_sums
         trainer.callback_handler.callbacks.insert(0, killing)
 
         def struck_sums(*given: Any) -> Any:
@@ -66,8 +70,8 @@ def run_struck_worker(job: Any) -> None:
 class KillsItself(TrainerCallback):
     """Before any other callback sees the event."""
 
-    def __init__(self, work: Path, rank: int) -> None:
-        self._work, self._rank = work, rank
+    def __init__(self, job: Any, rank: int) -> None:
+        self._job, self._work, self._rank = job, job.work, rank
 
     def on_train_begin(self, args, state, control, **_: Any) -> None:
         blows = dealt(self._work)
@@ -82,6 +86,11 @@ class KillsItself(TrainerCallback):
     def on_save(self, args, state, control, **_: Any) -> None:
         self.reached("checkpoint", state.global_step)
 
+    def on_train_end(self, args, state, control, **_: Any) -> None:
+        """When Ray Train has listed the last checkpoint."""
+        wait_until(lambda: state.global_step in [each.step for each in saved(self._job.attempt)])
+        self.reached("end", state.global_step)
+
     def reached(self, phase: str, step: int) -> None:
         blows = dealt(self._work)
         for number, blow in enumerate(blows):
@@ -93,7 +102,7 @@ class KillsItself(TrainerCallback):
             elif all(before.lost_s is not None for before in blows[:number]):
                 blow.pid, blow.at, blow.step = os.getpid(), time.time(), step
                 _write(self._work, blows)
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), blow.signal)
 
 
 def _write(work: Path, blows: Sequence[WorkerBlow]) -> None:

@@ -1,0 +1,113 @@
+"""Ray Train jobs that lose workers where little is at hand: between two lines of metrics, with early stopping under
+way, after the last checkpoint; and workers that hang."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf.artifacts import Artifact
+from rlhf.config import validate
+from rlhf.metrics import read_json_lines
+from rlhf.stages import data, sft
+from rlhf.training import ray_train
+from tests.chaos.train_worker import WorkerBlow, dealt, plan, run_struck_worker
+from tests.end_to_end.jobs import context_of
+
+pytestmark = pytest.mark.slow
+TRAINING = {
+    "micro_batch_size": 8, "batch_size": 16, "log_every": 3, "eval_every": 2, "learning_rate": 0.3,
+    "schedule": "constant", "warmup_ratio": 0.0, "early_stop_patience": 2, "max_failures": 2,
+    "deepspeed": {"zero_stage": 0},
+}
+Train = Callable[..., Artifact]
+
+
+class Said:
+    """A progress display that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def step(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sizes = {"text_train": 40, "text_validation": 10, "sft_train": 400, "sft_validation": 20}
+    source = {"kind": "tasks", **sizes, "prompts_train": 20, "prompts_heldout": 10}
+    config = validate(data.DataConfig, {"output": str(tmp_path_factory.mktemp("world") / "data"), "source": source})
+    return data.run(config, context_of(config.output)).path
+
+
+@pytest.fixture
+def said() -> Said:
+    return Said()
+
+
+@pytest.fixture
+def trained(ray_cluster: str, tiny_models: Any, examples: Path, tmp_path: Path, monkeypatch: Any, said: Said) -> Train:
+    """SFT at a rate that soon wrecks the model, so that it stops early: two validations after its best one."""
+
+    def train(name: str, blows: Sequence[WorkerBlow] = (), **settings: Any) -> Artifact:
+        config = validate(sft.SftConfig, {
+            "output": str(tmp_path / name), "model": str(tiny_models.tied), "max_length": 128,
+            "train": [str(examples / "sft_train.jsonl")], "validation": [str(examples / "sft_validation.jsonl")],
+            "training": {**TRAINING, **settings},
+        })
+        with monkeypatch.context() as patch:
+            if blows:
+                plan(tmp_path / f"{name}.work", blows)
+                patch.setattr(ray_train, "run_worker", run_struck_worker)
+            return sft.run(config, replace(context_of(config.output), progress=said))
+
+    return train
+
+
+def require_alike(broken: Artifact, whole: Artifact) -> None:
+    assert read_json_lines(broken.path / "metrics.jsonl") == read_json_lines(whole.path / "metrics.jsonl")
+    assert broken.manifest.files["model.safetensors"] == whole.manifest.files["model.safetensors"]
+
+
+def test_a_loss_changes_no_mean_of_a_line_no_patience_and_no_end(trained: Train, tmp_path: Path, said: Said) -> None:
+    """Checkpoints come between the lines of metrics. The second blow falls when all is done but the leaving."""
+    whole = trained("whole")
+    end = read_json_lines(whole.path / "metrics.jsonl")[-1]["step"]
+    assert whole.metrics["best_step"] == end - 4 and end < whole.metrics["steps"] - 4, "it has stopped early"
+    said.notes.clear()
+    broken = trained("broken", [WorkerBlow(1, end - 1, "update"), WorkerBlow(0, end, "end")])
+    first, last = dealt(tmp_path / "broken.work")
+    assert first.resumed == end - 2
+    assert last.pid is not None and last.lost_s is None, "it was not trained again: nothing was left to be done"
+    require_alike(broken, whole)
+    told = "\n".join(said.notes)
+    assert re.search(
+        rf"sft: worker 1 was lost in the update of step {end - 1}: its process ended \(\w+\); the workers start again "
+        r"from the newest checkpoint \(restart 1; training.max_failures is 2\)", told
+    ), told
+    assert re.search(rf"sft: worker 0 was lost in the checkpoint of step {end}: .* \(restart 2;", told), told
+
+
+def test_a_worker_that_hangs_is_named_and_replaced(trained: Train, tmp_path: Path, said: Said) -> None:
+    """Stopped as a whole in an update, where the other one waits for it; the deadline may change when a run goes on."""
+    whole = trained("whole")
+    said.notes.clear()
+    broken = trained("broken", [WorkerBlow(1, 5, "update", signal.SIGSTOP)], deadline_s=20.0)
+    (blow,) = dealt(tmp_path / "broken.work")
+    assert blow.resumed == 4
+    require_alike(broken, whole)
+    (told,) = [note for note in said.notes if "was lost" in note]
+    assert re.match(
+        r"sft: worker 1 was lost in the update of step 5: its process did not answer for 20 s \(where that is merely "
+        r"slow, raise training.deadline_s = 20\); the workers start again", told
+    ), told
