@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 from rlhf import unfinished
-from rlhf.artifacts import write_json
+from rlhf.artifacts import sync, write_json
 from rlhf.context import RunContext
 from rlhf.errors import RunError
 from rlhf.lock import LOCK
 from rlhf.ppo.config import PPOConfig
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, CLAIM = "checkpoints", "claim.json"
 
 
 def claim(context: RunContext, config: PPOConfig) -> None:
@@ -22,7 +22,7 @@ def claim(context: RunContext, config: PPOConfig) -> None:
     What a finished run of another config left there is discarded: its result is published. An unfinished run of
     another config is a RunError once it has a checkpoint or a rollout, for going on from that would mix the two.
     """
-    path = context.work / "claim.json"
+    path = context.work / CLAIM
     mine = {"config": config.model_dump(mode="json", exclude={"output", "cluster"}), "inputs": dict(context.inputs)}
     theirs = _read_claim(path) if path.is_file() else mine
     different = sorted([
@@ -38,6 +38,7 @@ def claim(context: RunContext, config: PPOConfig) -> None:
     context.work.mkdir(parents=True, exist_ok=True)
     if different or not path.is_file():
         write_json(path, mine)
+    context.taken()
 
 
 def _read_claim(path: Path) -> dict:
@@ -51,15 +52,20 @@ def _read_claim(path: Path) -> dict:
 
 
 def discard(work: Path) -> None:
-    """Empty a work directory; the resolved config in it, and the lock, are already this run's."""
+    """Empty a work directory; the resolved config in it, and the lock, are already this run's.
+
+    Whose the rest was goes last: whenever this is interrupted, what is left is still known to be another run's.
+    """
     for path in work.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name not in (unfinished.CONFIG, LOCK):
+        elif path.name not in (unfinished.CONFIG, LOCK, CLAIM):
             path.unlink()
+    sync(work)
+    (work / CLAIM).unlink(missing_ok=True)
 
 
 def release(work: Path) -> None:
     """The run is over and its result published."""
-    path = work / "claim.json"
+    path = work / CLAIM
     write_json(path, {**_read_claim(path), "finished": True})

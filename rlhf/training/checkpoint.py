@@ -63,27 +63,34 @@ class DirectoryCheckpoints:
         """Load the newest checkpoint that is as it was written; None where none was ever made.
 
         One that is not is named, and the one before it is taken. Nothing of it is read but to be hashed. Raises
-        RunError when there are some and none is sound, and for one that another version of this code has written.
+        RunError when there are some and none is sound, for then it may be the disk, and nothing is renamed; and for one
+        that another version of this code has written.
         """
         for left_over in self.directory.glob(".step_*"):
             shutil.rmtree(left_over, ignore_errors=True)
-        passed_over = any(self._damaged())
+        damaged: dict[Path, str] = {}
         for checkpoint in reversed(self.published()):
             found = verified(checkpoint)
             if isinstance(found, SoundDirectory):
                 _require_readable(checkpoint)
+                self._pass_over(damaged)
                 return self._load(found, roles)
+            damaged[checkpoint] = found
+        if damaged or any(self._damaged()):
+            wrong = "".join(f" ({path.name}: {found})" for path, found in [*damaged.items()][:1])
+            raise RunError(
+                f"{self.directory}: every checkpoint is damaged{wrong}; restore one from a copy, or delete the "
+                f"directory to start over"
+            )
+        return None
+
+    def _pass_over(self, damaged: Mapping[Path, str]) -> None:
+        """Their names are for those that can be gone on from."""
+        for checkpoint, found in damaged.items():
             aside = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}")
             _remove(aside)
             checkpoint.rename(aside)
-            passed_over = True
             self.note(f"{checkpoint} is damaged: {found}; it is passed over, and now called {aside.name}")
-        if passed_over:
-            raise RunError(
-                f"{self.directory}: every checkpoint is damaged; restore one from a copy, or delete the directory to "
-                f"start over"
-            )
-        return None
 
     def _load(self, checkpoint: SoundDirectory, roles: Roles) -> LoopState:
         loading = [roles.policy.load(checkpoint / "policy"), roles.critic.load(checkpoint / "critic")]
