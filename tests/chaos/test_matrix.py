@@ -23,6 +23,14 @@ BUSY = {  # what a victim is asked for in a phase; in the others it has nothing 
     ("critic", "score"): "values", ("critic", "update"): "update", ("critic", "checkpoint"): "save",
     ("reference", "score"): "logprobs", ("reward", "score"): "score", ("experience", "experience"): "build",
 }
+ASYNCHRONOUS = {
+    "steps": 9, "checkpoint_every": 3, "transcripts_every": 100, "loop": {"kind": "asynchronous"},
+    "ppo": {"correction": {"kind": "token_tis"}},
+}
+BETWEEN = [
+    Blow("rollout[1]", 2, "rollout", call="generate"), Blow("policy[1]", 5, "update", call="update"),
+    Blow("policy[0]", 6, "checkpoint", call="save"), Blow("critic[0]", 8, "update", call="update"),
+]
 SETTINGS = {"steps": 8, "checkpoint_every": 1, "transcripts_every": 100}
 
 
@@ -51,6 +59,27 @@ def test_a_role_may_be_lost_in_every_phase(
         for struck in broken.struck:
             print(row(struck, told))
     assert all(redone(struck) <= 1 for struck in broken.struck)
+    assert all(is_named(struck, told) for struck in broken.struck)
+
+
+def test_roles_of_an_asynchronous_run_may_be_lost_between_checkpoints(
+    ray_cluster, tiny_models, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """A checkpoint every third step, with the rollouts that wait in it."""
+    whole = run(config_of(tiny_models, tmp_path / "whole", **ASYNCHRONOUS), monkeypatch)
+    broken = run(config_of(tiny_models, tmp_path / "broken", **ASYNCHRONOUS), monkeypatch, *BETWEEN)
+    assert [struck.blow for struck in broken.struck] == BETWEEN
+    assert [(struck.stood, struck.call) for struck in broken.struck] == [
+        ((blow.step, blow.phase), blow.call) for blow in BETWEEN
+    ]
+    assert broken.rows == whole.rows
+    told = broken.losses()
+    with capsys.disabled():
+        print()
+        for struck in broken.struck:
+            print(row(struck, told))
+    assert [redone(struck) for struck in broken.struck] == [3 if blow.phase == "checkpoint" else blow.step % 3 - 1
+                                                            for blow in BETWEEN]
     assert all(is_named(struck, told) for struck in broken.struck)
 
 

@@ -75,7 +75,7 @@ def pretrained(world, cluster, pretrain_settings):
 
 @pytest.fixture(scope="module")
 def sft_settings(world, pretrained):
-    training = {**TRAINING, "epochs": 3, "early_stop_patience": None, "group_by_length": True,
+    training = {**TRAINING, "epochs": 4, "early_stop_patience": None, "group_by_length": True,
                 "deepspeed": {"zero_stage": 2}}
     return {"model": str(pretrained.path), "max_length": 128, **files(world, "sft"), "training": training}
 
@@ -218,10 +218,10 @@ def published_like(artifact, whole):
 def test_a_run_that_was_killed_and_one_that_was_asked_to_end_go_on_to_the_same_numbers(
     sft_settings, finetuned, tmp_path
 ):
-    """SIGKILL to the driver alone, in the second epoch; then SIGTERM in the run that goes on; a third to the end.
+    """SIGKILL to the driver alone, in the second epoch; then SIGTERM in the two runs that go on; a fourth to the end.
 
     The first run's workers live on for a while: what they write then must not reach the second. The newest checkpoint
-    is damaged before the third, which goes on from the one before it; with all of them damaged it is refused.
+    is damaged before the fourth, which goes on from the one before it; with all of them damaged it is refused.
     """
     config, log, work = tmp_path / "sft.yaml", tmp_path / "out.work" / "metrics.jsonl", tmp_path / "out.work"
     config.write_text(json.dumps({"output": str(tmp_path / "out"), **sft_settings}))
@@ -235,31 +235,42 @@ def test_a_run_that_was_killed_and_one_that_was_asked_to_end_go_on_to_the_same_n
     killed_at = last_step(log)
     assert killed_at < finetuned.metrics["steps"]
 
-    second = start(config)
-    wait_until(lambda: attempts_of(work) == [2] and last_step(log) > killed_at, lambda: second.poll() is None)
-    second.terminate()
-    told, _ = second.communicate(timeout=HANG_S)
-    assert second.returncode == 143, told
-    ended = re.search(r"sft: ended on SIGTERM after step (\d+) of \d+; the same command goes on", told)
-    assert ended and killed_at < int(ended[1]) == last_step(log) < finetuned.metrics["steps"]
+    second = asked_to_end_after(start(config), work, 2, killed_at)
+    assert killed_at < second < finetuned.metrics["steps"]
+    third = asked_to_end_after(start(config), work, 3, second)
+    assert second < third < finetuned.metrics["steps"]
     assert not (tmp_path / "out").exists()
     with damaged(work):
         refused = start(config, stderr=subprocess.PIPE)
         said = refused.communicate(timeout=HANG_S)[1]
         assert re.search(r"every checkpoint is damaged .*_optim_states.pt has changed since it was written", said)
         assert refused.returncode == 2 and not (tmp_path / "out").exists()
-    before = reported(work)
+    before, (goes_on_from, newest) = reported(work), listed(work)[-2:]
+    assert newest.step == third
 
-    flip_a_bit(work, newest_checkpoint(work))
-    third = start(config)
-    told, _ = third.communicate(timeout=HANG_S)
-    assert third.returncode == 0, told
+    flip_a_bit(work, newest.name)
+    fourth = start(config)
+    told, _ = fourth.communicate(timeout=HANG_S)
+    assert fourth.returncode == 0, told
     assert re.search(r"_optim_states.pt has changed .*; it is passed over, and now called damaged_checkpoint_", told)
     assert published_like(tmp_path / "out", finetuned)
     steps = reported(work)
     assert steps.count(min(steps)) == 1, "no run must have started over"
-    every = sft_settings["training"]["eval_every"]
-    assert int(ended[1]) - every < steps[len(before)] <= int(ended[1]), "the third goes on from the one before it"
+    every = sft_settings["training"]["log_every"]
+    assert steps[len(before)] == (goes_on_from.step // every + 1) * every, "the fourth goes on from the one before it"
+
+
+def asked_to_end_after(process, work, attempt, step):
+    """The step after which a run in its n-th attempt ended on SIGTERM, which it was sent after a line of metrics behind
+    a step."""
+    log = work / "metrics.jsonl"
+    wait_until(lambda: attempts_of(work) == [attempt] and last_step(log) > step, lambda: process.poll() is None)
+    process.terminate()
+    told, _ = process.communicate(timeout=HANG_S)
+    assert process.returncode == 143, told
+    ended = re.search(r"sft: ended on SIGTERM after step (\d+) of \d+; the same command goes on", told)
+    assert ended and last_step(log) <= int(ended[1]), told
+    return int(ended[1])
 
 
 @pytest.mark.exhaustive
@@ -338,12 +349,12 @@ def pickles(work, checkpoint="checkpoint_*"):
     return sorted(work.glob(f"ray_train/*/{checkpoint}/**/*_optim_states.pt"))
 
 
-def newest_checkpoint(work):
-    """The name of the one that is gone on from."""
+def listed(work):
+    """The checkpoints in Ray Train's list, oldest first; the newest is gone on from."""
     from rlhf.training.snapshot import saved
 
     (attempt,) = work.glob("ray_train/*.[0-9]*/")
-    return saved(attempt)[-1].name
+    return saved(attempt)
 
 
 @contextmanager
