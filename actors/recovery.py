@@ -25,7 +25,8 @@ from actors.out_of_memory import require_memory_left, savings
 from actors.pool import LookAfter, Pool
 from actors.room import await_room
 from actors.watchdog import Verdict, Watchdog
-from rlhf.errors import RunError
+from rlhf.errors import ResourceError, RunError
+from rlhf.full_disk import full_store
 from rlhf.interfaces import Position
 from rlhf.roles import Resources
 from rlhf.stage import ActorStageConfig
@@ -77,9 +78,10 @@ class Losses:
         self, error: RayError, position: Position, verdict: Verdict | None, named: Named = lambda identity: None
     ) -> None:
         """Returns when the run may start its roles again. Raises the error when it is no lost process, ResourceError
-        when memory ran out, and RunError when the run does not get past a step."""
+        when memory or room for objects ran out, and RunError when the run does not get past a step."""
         if verdict is None and users_error(error) is None:
             require_memory_left(error, place(position), self.config)
+            _require_room_for_objects(error, position)
         loss = loss_of(error, position, verdict, named)
         if loss is None:
             raise error
@@ -100,6 +102,13 @@ class Losses:
         if role not in _TAKE_MEMORY or loss.hung:
             return ""
         return f"; where it was killed for want of memory, {savings(role, self.config)}"
+
+
+def _require_room_for_objects(error: RayError, position: Position) -> None:
+    """Raises ResourceError where Ray had no room for an object: it would have none again."""
+    full = full_store(error)
+    if full is not None:
+        raise ResourceError(f"{place(position)}: {full}")
 
 
 def names_in(pools: Mapping[str, Pool]) -> Named:
