@@ -40,6 +40,7 @@ _LOST = (
 )
 _NAME = re.compile(r"^\s*name: (\S+)", re.MULTILINE)
 _IDENTITY = re.compile(r"\b[0-9a-f]{32}\b")  # Ray names some lost actors by it alone
+_DETAIL = "Worker exit detail: "  # before it stands in more words that the process has ended
 _UNNAMED = "an actor"
 _TAKE_MEMORY = {"policy", "critic", "reference", "rollout"}  # roles whose settings say how much
 _NO_PROGRESS = 3  # losses in a row at one step, of whatever actors, after which a run gives up
@@ -174,4 +175,4 @@ def _reason(text: str) -> str:
     """The line of Ray's that says how it ended."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if "exit" in line.lower() or "node" in line.lower() or "killed" in line.lower()]
-    return (telling or lines or ["no reason given"])[-1][:200]
+    return (telling or lines or ["no reason given"])[-1].rpartition(_DETAIL)[2][:200]
