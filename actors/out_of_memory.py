@@ -10,23 +10,49 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from rlhf.errors import ResourceError
 from rlhf.memory import ran_out
+from rlhf.ppo.config import PPOConfig, reward_role
 from rlhf.stage import ActorStageConfig
 
-_ACTOR = re.compile(r"\b((?:reward\.)?[A-Za-z_][\w-]*\[\d+\])")
 _HIGHEST_ZERO = 3
+_UNNAMED = "a role"
+_RAISED = r"(?:ray::|\brepr=)({actor})"  # how the headers of Ray's tracebacks say whose they are
+_KILLED = (  # the list of large processes after it has others, too
+    r"Selected to kill: \((?:Task|Actor\([^()]*\)): [^()]*?\btask name=({actor})[^()]*?"
+    r"\bactual memory used=([\d.]+)GB"
+)
 
 
 def require_memory_left(error: RayError, place: str, config: ActorStageConfig) -> None:
     """Raises ResourceError where a role ran out of memory: it would again."""
-    cause: object = error
+    cause: BaseException = error
     while isinstance(cause, RayTaskError):
         cause = cause.cause
-    if not isinstance(error, OutOfMemoryError) and not ran_out(cause):
+    if not isinstance(cause, OutOfMemoryError) and not ran_out(cause):
         return
-    found = _ACTOR.findall(str(error))
-    named = found[-1] if found else "a role"
-    saving = savings(named.partition("[")[0], config)
-    raise ResourceError(f"{named} ran out of memory in {place}; {saving}, or give the role more ranks or a larger node")
+    named = _killed(cause, config) if isinstance(cause, OutOfMemoryError) else _raised(error, config)
+    saving = savings(named[0].partition("[")[0], config)
+    raise ResourceError(
+        f"{' and '.join(named)} ran out of memory in {place}; {saving}, or give the role more ranks or a larger node"
+    )
+
+
+def _killed(error: OutOfMemoryError, config: ActorStageConfig) -> list[str]:
+    """Whom Ray ended to free memory of a node, the largest first."""
+    found = re.findall(_KILLED.format(actor=_actor(config)), str(error))
+    return [name for name, _ in sorted(found, key=lambda each: float(each[1]), reverse=True)] or [_UNNAMED]
+
+
+def _raised(error: RayError, config: ActorStageConfig) -> list[str]:
+    """Whose traceback it is: where actors wait for each other, the last header is of the one that all wait for."""
+    return re.findall(_RAISED.format(actor=_actor(config)), str(error))[-1:] or [_UNNAMED]
+
+
+def _actor(config: ActorStageConfig) -> str:
+    """A pattern of the names that actors of this run have, and of nothing else: tracebacks are full of rows[0]."""
+    roles = {"rollout", "evaluation"}
+    if isinstance(config, PPOConfig):
+        roles = {*config.roles(), *map(reward_role, config.reward.contributions()), "environment", "experience"}
+    return rf"(?:{'|'.join(map(re.escape, sorted(roles)))})\[\d+\]"
 
 
 def savings(role: str, config: ActorStageConfig) -> str:

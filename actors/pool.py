@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.placement import Placement
 from rlhf.at_hand import variables
-from rlhf.errors import UserError
+from rlhf.errors import UnreachableError, UserError
 from rlhf.metrics import Metrics, merge
 from rlhf.ppo.at_hand import STEP
 from rlhf.ppo.config import Resources
@@ -44,13 +44,17 @@ class Pending(Generic[T]):
 
 
 def _raise_if_lost(waiting: Sequence[ObjectRef], error: RayTaskError) -> None:
-    """A rank whose peer died in a collective says so in words of its own, and first: the death is the cause."""
-    if isinstance(error.cause, UserError):
+    """A rank whose peer died, in a collective or before they met, says so in words of its own, and first: the death is
+    the cause."""
+    if isinstance(error.cause, UserError) and not isinstance(error.cause, UnreachableError):
         return
-    done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_PEERS_S) if waiting else ([], [])
-    for ref in done:
+    left, deadline = list(waiting), time.monotonic() + _PEERS_S
+    while left:
+        done, left = ray.wait(left, num_returns=1, timeout=max(0.0, deadline - time.monotonic()), fetch_local=False)
+        if not done:
+            return
         try:
-            ray.get(ref)
+            ray.get(done)
         except RayActorError as lost:
             raise lost from error
         except RayTaskError:

@@ -25,7 +25,8 @@ from actors.out_of_memory import require_memory_left, savings
 from actors.pool import LookAfter, Pool
 from actors.room import await_room
 from actors.watchdog import Verdict, Watchdog
-from rlhf.errors import RunError
+from rlhf.errors import ResourceError, RunError
+from rlhf.full_disk import full_store
 from rlhf.interfaces import Position
 from rlhf.roles import Resources
 from rlhf.stage import ActorStageConfig
@@ -39,6 +40,7 @@ _LOST = (
 )
 _NAME = re.compile(r"^\s*name: (\S+)", re.MULTILINE)
 _IDENTITY = re.compile(r"\b[0-9a-f]{32}\b")  # Ray names some lost actors by it alone
+_DETAIL = "Worker exit detail: "  # before it stands in more words that the process has ended
 _UNNAMED = "an actor"
 _TAKE_MEMORY = {"policy", "critic", "reference", "rollout"}  # roles whose settings say how much
 _NO_PROGRESS = 3  # losses in a row at one step, of whatever actors, after which a run gives up
@@ -77,9 +79,10 @@ class Losses:
         self, error: RayError, position: Position, verdict: Verdict | None, named: Named = lambda identity: None
     ) -> None:
         """Returns when the run may start its roles again. Raises the error when it is no lost process, ResourceError
-        when memory ran out, and RunError when the run does not get past a step."""
+        when memory or room for objects ran out, and RunError when the run does not get past a step."""
         if verdict is None and users_error(error) is None:
             require_memory_left(error, place(position), self.config)
+            _require_room_for_objects(error, position)
         loss = loss_of(error, position, verdict, named)
         if loss is None:
             raise error
@@ -100,6 +103,13 @@ class Losses:
         if role not in _TAKE_MEMORY or loss.hung:
             return ""
         return f"; where it was killed for want of memory, {savings(role, self.config)}"
+
+
+def _require_room_for_objects(error: RayError, position: Position) -> None:
+    """Raises ResourceError where Ray had no room for an object: it would have none again."""
+    full = full_store(error)
+    if full is not None:
+        raise ResourceError(f"{place(position)}: {full}")
 
 
 def names_in(pools: Mapping[str, Pool]) -> Named:
@@ -165,4 +175,4 @@ def _reason(text: str) -> str:
     """The line of Ray's that says how it ended."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if "exit" in line.lower() or "node" in line.lower() or "killed" in line.lower()]
-    return (telling or lines or ["no reason given"])[-1][:200]
+    return (telling or lines or ["no reason given"])[-1].rpartition(_DETAIL)[2][:200]

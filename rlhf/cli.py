@@ -25,7 +25,7 @@ from rlhf.commands.plan import add_plan_command
 from rlhf.commands.runs import add_run_commands
 from rlhf.config import Config, suggestion
 from rlhf.errors import ConfigError, Terminated, UserError
-from rlhf.full_disk import where_full
+from rlhf.full_disk import full_store, where_full
 from rlhf.ownership import config_beside, own
 from rlhf.pipeline import Job, PipelineConfig, Stage, deferred, jobs, require_runnable, run_job
 from rlhf.progress import Progress, for_this_output
@@ -182,10 +182,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         said = error.format_message().rstrip(".")  # empty where a group without a command has shown its help
         _refuse(f"{said}; see 'rlhf {words[0]} --help'" if said else "")
     except Exception as error:
-        where = where_full(error)
-        if where is None:
+        store, where = full_store(error), where_full(error)
+        if store is None and where is None:
             raise
-        _refuse(f"no room left on the disk ({where}); free some, and run the same command")
+        _refuse(store or f"no room left on the disk ({where}); free some, and run the same command")
 
 
 def _require_command(word: str) -> None:

@@ -26,6 +26,10 @@ class ResourceError(UserError):
     """The cluster does not have what the config asks for."""
 
 
+class UnreachableError(ResourceError):
+    """A process of the run does not answer. Where it was lost, that is the cause, and the run survives it."""
+
+
 class RunError(UserError):
     """A run directory, artifact or checkpoint does not fit this command."""
 

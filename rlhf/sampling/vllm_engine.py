@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from rlhf.sampling.weight_transfer import TransferGroup, WeightSender, WeightSou
 
 NOT_PUBLISHED = -1  # version of weights as loaded from disk, half updated, or given up
 BATCHED_TOKENS = 8192  # prompt tokens of one prefill step
+_NOTICED_S = 2.0  # a worker whose peer died may say so before vLLM's watch over the processes does
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,17 @@ class Completion:
     finished: bool
 
 
+class EngineLost(SystemExit):
+    """A worker process of the engine died, and the engine with it: what holds the engine ends.
+
+    As a SystemExit it ends a Ray actor, which the run then knows as lost; Ray tells `ray_terminate_msg`.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code, self.ray_terminate_msg = 1, message
+
+
 class VllmEngine:
     """A vLLM engine that knows the version of the weights it holds, NOT_PUBLISHED when it holds none that count."""
 
@@ -86,13 +99,13 @@ class VllmEngine:
             for sampling, seed in zip(samplings, seeds, strict=True)
         ]
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        outputs = self._llm.generate(inputs, params, use_tqdm=False)
+        outputs = self._ask("generate", inputs, params, use_tqdm=False)
         return [_completion(output.outputs[0]) for output in outputs]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Take new weights that lie in this process's memory, and forget every cached prefix."""
         self.wake("weights")
-        self._llm.collective_rpc("receive_weights", args=(list(weights),))
+        self.call("receive_weights", list(weights))
         self.weights_changed(version)
 
     def init_weight_transfer(self, info: dict[str, Any]) -> None:
@@ -116,26 +129,50 @@ class VllmEngine:
 
     def weights_changed(self, version: int) -> None:
         """The weights are now those of `version`: what was computed under older ones must not be reused."""
-        self._llm.reset_prefix_cache()
+        self._ask("reset_prefix_cache")
         self.version = version
 
     def call(self, method: str, *args: Any) -> list[Any]:
         """Call a method of every worker of the engine by name. Nothing is serialised on the way when the engine has
         one worker: it lives in this process."""
-        return self._llm.collective_rpc(method, args=args)
+        return self._ask("collective_rpc", method, args=args)
 
     def sleep(self) -> None:
         """Give the device memory of weights and KV cache back; new weights must be published before sampling."""
         if self.options.sleep:
-            self._llm.sleep(level=2)
+            self._ask("sleep", level=2)
             self._asleep = {"weights", "kv_cache"}
             self.version = NOT_PUBLISHED
 
     def wake(self, part: Literal["weights", "kv_cache"]) -> None:
         """Take the device memory for weights or KV cache again, where it was given back. What it held is lost."""
         if part in self._asleep:
-            self._llm.wake_up(tags=[part])
+            self._ask("wake_up", tags=[part])
             self._asleep.remove(part)
+
+    def _ask(self, method: str, *args: Any, **options: Any) -> Any:
+        """What vLLM answers. Raises EngineLost where a worker process is gone: vLLM's error for that differs by the
+        moment."""
+        try:
+            return getattr(self._llm, method)(*args, **options)
+        except Exception as error:
+            if _is_lost(self._llm, error):
+                raise EngineLost("a worker of its vLLM engine died") from error
+            raise
+
+
+def _is_lost(llm: Any, error: Exception) -> bool:
+    """Whether a process of an engine over several is gone, and `error` came of that."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    if isinstance(error, EngineDeadError):
+        return True
+    executor, deadline = getattr(llm.llm_engine, "model_executor", None), time.monotonic() + _NOTICED_S
+    if not hasattr(executor, "is_failed"):
+        return False  # all of it is in this process
+    while not executor.is_failed and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return executor.is_failed
 
 
 def prepare_environment(options: EngineOptions) -> None:

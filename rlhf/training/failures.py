@@ -9,7 +9,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.train import TrainingFailedError
 
 from rlhf.errors import ResourceError, RunError, UserError
-from rlhf.full_disk import where_full
+from rlhf.full_disk import full_store, where_full
 from rlhf.memory import ran_out
 from rlhf.metrics import read_json_lines
 from rlhf.training.disk import no_room
@@ -76,6 +76,9 @@ def _told(causes: Causes, job: TrainJob) -> UserError | None:
 
 def _full_disk(causes: Causes, job: TrainJob) -> UserError | None:
     for who, cause in causes.items():
+        store = full_store(cause)
+        if store is not None:
+            return ResourceError(f"{job.kind}: {who}: {store}")
         if where_full(cause) is not None:
             written = getattr(cause, "filename", None) or "a checkpoint or its list"
             return RunError(no_room(f"what {who} wrote ({written})", job.attempt, "more than there is"))

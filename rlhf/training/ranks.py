@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from rlhf.device import collective_backend, has_gpu
-from rlhf.errors import ResourceError
+from rlhf.errors import UnreachableError
 from rlhf.training.operators import RANKS_ON_CPUS, load_operator
 
 _REACHED_S = 60.0
@@ -49,7 +49,7 @@ def _family(address: str) -> socket.AddressFamily:
 def join_ranks(rank: Rank) -> None:
     """Join the collective of the role at its meeting place: NCCL between GPUs, gloo between CPUs.
 
-    Raises ResourceError when nobody serves there: the collective itself would wait for days.
+    Raises UnreachableError when nobody serves there: the collective itself would wait for days.
     """
     _require_served(rank)
     os.environ.update(
@@ -70,7 +70,7 @@ def _require_served(rank: Rank) -> None:
     try:
         socket.create_connection((rank.address, rank.port), timeout=_REACHED_S).close()
     except OSError as error:
-        raise ResourceError(
+        raise UnreachableError(
             f"rank {rank.index} of {rank.count} cannot reach the ranks' meeting place {rank.address}:{rank.port} "
             f"({error}); let the nodes of the cluster reach each other's ports"
         ) from None

@@ -42,6 +42,17 @@ def test_a_lost_process_is_named_with_step_and_phase() -> None:
     assert str(loss) == "policy[1] was lost in step 12, update: Worker exits by SIGKILL."
 
 
+def test_an_actor_that_raises_system_exit_is_a_lost_process_with_its_own_words() -> None:
+    """As an engine does that has lost a worker process (tests/sampling/test_lost_worker.py), on Kubernetes, too."""
+    said = (
+        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: "
+        "Worker exits unexpectedly. Worker exits with an exit code 1. The worker may have exceeded K8s pod memory "
+        "limits. a worker of its vLLM engine died"
+    )
+    loss = loss_of(died("rollout[1]", said), UPDATE, None)
+    assert str(loss) == f"rollout[1] was lost in step 12, update: {said.partition('detail: ')[2]}"
+
+
 def test_work_without_steps_has_phases_only() -> None:
     phase = Phase()
     phase.enter("score")

@@ -9,7 +9,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError
+from ray.exceptions import OutOfDiskError, OutOfMemoryError, RayActorError, RayError
 from ray.train import TrainingFailedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
@@ -64,6 +64,12 @@ def test_a_full_disk_is_said_with_what_is_free(job: TrainJob, error: TrainingFai
     said = str(found)
     assert said.startswith(f"{job.attempt}: no room for what ") and "MiB are free; free some, or move the run" in said
     assert said.endswith("then run the same command")
+
+
+def test_a_full_disk_of_rays_is_another_place(job: TrainJob) -> None:
+    found = diagnosis(workers(GLOO, OutOfDiskError("Local disk is full")), job)
+    assert isinstance(found, ResourceError)
+    assert str(found).startswith("sft: worker 1: Ray's object store is full, and so is the disk of its session")
 
 
 def test_a_worker_knows_what_it_wrote_and_what_that_needs(tmp_path: Path) -> None:

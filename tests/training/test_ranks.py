@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from actors.network import interface_of
-from rlhf.errors import ResourceError
+from rlhf.errors import UnreachableError
 from rlhf.training.ranks import MeetingPlace, Rank, _require_served
 from tests.ports import free_port
 
@@ -45,5 +45,5 @@ def test_a_look_at_the_place_does_not_disturb_who_meets_there():
 
 def test_a_place_that_nobody_serves_is_a_sentence():
     nobody = Rank(1, 2, "127.0.0.1", free_port())
-    with pytest.raises(ResourceError, match=r"rank 1 of 2 cannot reach .* 127\.0\.0\.1:\d+ \(.*refused"):
+    with pytest.raises(UnreachableError, match=r"rank 1 of 2 cannot reach .* 127\.0\.0\.1:\d+ \(.*refused"):
         _require_served(nobody)
