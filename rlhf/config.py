@@ -14,14 +14,28 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from rlhf.errors import ConfigError
 
+LARGEST = 2**31 - 1  # of a whole number without a bound of its own: what C, torch and vLLM take
+LONGEST_S = 1_000_000  # of a time, seconds: sockets wait for no longer than 24 days, locks for no longer than 292 years
+LARGEST_SEED = 2**32 - 1  # of numpy
+
 
 class Config(BaseModel):
-    """Base of every config section: frozen, and strict about unknown keys."""
+    """Base of every config section: frozen, strict about unknown keys, and without numbers that nothing can take."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=(),
                               allow_inf_nan=False)
@@ -38,11 +52,41 @@ class Config(BaseModel):
             for key, value in content.items()
         }
 
+    @field_validator("*")
+    @classmethod
+    def _is_no_larger_than_can_be_taken(cls, value: Any, info: ValidationInfo) -> Any:
+        largest = _largest(cls).get(info.field_name or "")
+        if largest is not None and value is not None and value > largest:
+            raise ValueError(f"should be less than or equal to {largest}")
+        return value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """With the bounds that the validator above adds."""
+        schema = handler(core)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, largest in _largest(cls).items():
+            properties[name]["maximum"] = largest
+        return schema
+
 
 @cache
 def _number_keys(section: type[BaseModel]) -> frozenset[str]:
     """The keys of a section that hold a number; one plan validates thousands of configs."""
     return frozenset(name for name, field in section.model_fields.items() if _wants_number(field))
+
+
+@cache
+def _largest(section: type[BaseModel]) -> Mapping[str, int]:
+    """The largest values of the keys that hold a whole number or a time (`…_s`), and have no such bound themselves."""
+    found: dict[str, int] = {}
+    for name, field in section.model_fields.items():
+        if _wants_number(field) and not any(hasattr(bound, "le") or hasattr(bound, "lt") for bound in field.metadata):
+            if name.endswith("_s"):
+                found[name] = LONGEST_S
+            elif int in {field.annotation, *get_args(field.annotation)}:
+                found[name] = LARGEST
+    return found
 
 
 def _wants_number(field: FieldInfo) -> bool:

@@ -13,7 +13,7 @@ from pydantic import Field
 from rlhf import artifacts, unfinished
 from rlhf.artifacts import Artifact
 from rlhf.at_hand import Run, working_for
-from rlhf.config import Config, suggestion, validate
+from rlhf.config import LARGEST_SEED, Config, suggestion, validate
 from rlhf.context import RunContext, work_of
 from rlhf.errors import ConfigError, DataError, RunError
 from rlhf.events import Remembering
@@ -48,7 +48,7 @@ class PipelineConfig(Config):
     """A run directory and its stages, in the order in which they run."""
 
     run_dir: Directory = Field(description="directory of the run; every stage publishes a directory below it")
-    seed: int = Field(0, ge=0, description="seed of every stage that does not set its own")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of every stage that does not set its own")
     cluster: ClusterConfig = ClusterConfig()
     sources: dict[str, Directory] = Field({}, description="name → directory of your own, for references `@name/file`")
     stages: dict[str, dict[str, Any]] = Field(min_length=1, description="stage name → its config without output")

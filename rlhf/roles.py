@@ -17,10 +17,12 @@ RoleName = Literal["policy", "critic", "reference", "reward", "rollout"]
 class Resources(Config):
     """Processes of a role and what each reserves of its node."""
 
-    ranks: int = Field(1, ge=1, description="processes of the role")
-    cpus: float = Field(1.0, ge=0, description="CPU cores that each process reserves")
-    gpus: float = Field(0.0, ge=0, description="GPUs that each process reserves; a fraction shares one")
-    threads: int | None = Field(None, ge=1, description="torch threads of each; default: its whole cpus, at least 1")
+    ranks: int = Field(1, ge=1, le=65_536, description="processes of the role")
+    cpus: float = Field(1.0, ge=0, le=4_096, description="CPU cores that each process reserves")
+    gpus: float = Field(0.0, ge=0, le=4_096, description="GPUs that each process reserves; a fraction shares one")
+    threads: int | None = Field(
+        None, ge=1, le=4_096, description="torch threads of each; default: its whole cpus, at least 1"
+    )
     strategy: Strategy = Field("PACK", description="how the ranks spread over nodes (Ray placement group)")
     share: RoleName | None = Field(None, description="run rank k on the devices of this other role's rank k")
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from rlhf.config import Config
+from rlhf.config import LARGEST_SEED, Config
 from rlhf.errors import ConfigError
 
 PathT = TypeVar("PathT", str, Path)
@@ -60,19 +60,21 @@ class ClusterConfig(Config):
     """The Ray cluster that a stage runs on. Inside a submitted job, or where RAY_ADDRESS is set, it is that one."""
 
     address: str | None = Field(None, description="of a running cluster; null: RAY_ADDRESS, else start one here")
-    cpus: int | None = Field(None, ge=1, description="CPU cores of a cluster started here; default: this machine's")
+    cpus: int | None = Field(
+        None, ge=1, le=65_536, description="CPU cores of a cluster started here; default: this machine's"
+    )
     debug: bool = Field(
         False, description="a cluster started here shows every process's output, and breakpoint() in any waits for you"
     )
     dashboard: bool = Field(False, description="a cluster started here also serves the dashboard, on loopback")
-    object_store_gib: float = Field(1.0, gt=0, description="object store of a cluster started here, GiB")
+    object_store_gib: float = Field(1.0, gt=0, le=1_000_000, description="object store of a cluster started here, GiB")
 
 
 class StageConfig(Config):
     """Base of every stage's config."""
 
     output: Directory = Field(description="directory that the stage publishes")
-    seed: int = Field(0, ge=0, description="seed of everything random in the stage")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of everything random in the stage")
     cluster: ClusterConfig = ClusterConfig()
 
     def identity(self) -> dict[str, Any]:

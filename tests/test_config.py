@@ -36,6 +36,7 @@ class Optimizer(Config):
     learning_rate: float = Field(1e-3, gt=0, description="peak")
     betas: tuple[float, float] = (0.9, 0.95)
     warmup: int | None = None
+    patience_s: float = 1.0
 
 
 class Run(Config):
@@ -118,7 +119,7 @@ def test_every_problem_is_told_at_once_with_its_path() -> None:
         "output: required, but not given",
         "shuffle: should be a valid boolean (got 'perhaps')",
         "optimizer.learning_rate: should be greater than 0 (got -1)",
-        "optimizer.momentum: unknown key; known here: betas, learning_rate, warmup",
+        "optimizer.momentum: unknown key; known here: betas, learning_rate, patience_s, warmup",
         "control.target: should be a valid number (got 'high')",
         "control.coef: unknown key; known here: kind, target",
         "stpes: unknown key, did you mean 'steps'?",
@@ -132,6 +133,15 @@ def test_every_problem_is_told_at_once_with_its_path() -> None:
         ({"steps": 1.5}, "steps: should be a valid integer, got a number with a fractional part (got 1.5)"),
         ({"steps": True}, "steps: should be a valid integer (got 'true')"),
         ({"optimizer": {"warmup": False}}, "optimizer.warmup: should be a valid integer (got 'false')"),
+        ({"steps": 2**31}, "steps: should be less than or equal to 2147483647 (got 2147483648)"),
+        (
+            {"optimizer": {"warmup": 2**31}},
+            "optimizer.warmup: should be less than or equal to 2147483647 (got 2147483648)",
+        ),
+        (
+            {"optimizer": {"patience_s": 1e10}},
+            "optimizer.patience_s: should be less than or equal to 1000000 (got 10000000000.0)",
+        ),
         ({"steps": None}, "steps: should be a valid integer (got None)"),
         ({"steps": [3]}, "steps: should be a valid integer (got [3])"),
         ({"files": "x"}, "files: should be a valid list (got 'x')"),
@@ -196,7 +206,8 @@ def test_the_resolved_config_spells_out_every_default_and_reads_back(tmp_path: P
     path = tmp_path / "config.yaml"
     path.write_text(dump(config), encoding="utf-8")
     assert load(Run, [path]) == config
-    assert read_yaml(path)["optimizer"] == {"learning_rate": 0.001, "betas": [0.9, 0.95], "warmup": None}
+    optimizer = {"learning_rate": 0.001, "betas": [0.9, 0.95], "warmup": None, "patience_s": 1.0}
+    assert read_yaml(path)["optimizer"] == optimizer
     assert "数据.jsonl" in path.read_text(encoding="utf-8")
 
 
@@ -210,6 +221,7 @@ def test_keys_are_listed_with_type_default_and_meaning() -> None:
         "optimizer.learning_rate: number = 0.001   peak",
         "optimizer.betas: [number, number] = [0.9, 0.95]",
         "optimizer.warmup: integer | null = null",
+        "optimizer.patience_s: number = 1.0",
         "control:  # Stays.",
         "control.kind: fixed = fixed",
         "control.coef: number = 0.1   per nat",

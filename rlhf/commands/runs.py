@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,8 +35,8 @@ def show_checkpoints(
     export: Annotated[Path | None, typer.Option(help="write a checkpoint's policy as a transformers directory")] = None,
     step: Annotated[int | None, typer.Option(min=1, help="of the checkpoint to export; default: the newest")] = None,
 ) -> None:
-    """List the checkpoints of a PPO, pretraining, SFT or reward model run after reading every byte of them; exit code 1
-    when one is damaged."""
+    """List the checkpoints of a PPO, pretraining, SFT or reward model run after reading every byte of them, and those
+    that runs have passed over; exit code 1 when one that a run could go on from is damaged, or none is left."""
     from rlhf.training.listing import newest_attempt, work_directory
 
     if step is not None and export is None:
@@ -52,25 +53,29 @@ def show_checkpoints(
 
 def _show_of_ppo(work: Path, step: int | None, export: Path | None) -> None:
     from rlhf.ppo.config import PPOConfig
-    from rlhf.training.listing import checkpoints_of
+    from rlhf.training.listing import checkpoints_of, passed_over
 
     config = configs.load(PPOConfig, [str(work / "config.yaml")], [])
     if export is not None:
         _export(config, work / "checkpoints", step, export)
     else:
-        _print(list(checkpoints_of(work, config)), config.best_checkpoint)
+        _print(list(checkpoints_of(work, config)), passed_over(work / "checkpoints"), config.best_checkpoint)
 
 
 def _show_of_job(attempt: Path) -> None:
-    from rlhf.training.listing import checkpoints_of_job
+    from rlhf.training.listing import checkpoints_of_job, passed_over
 
-    _print(list(checkpoints_of_job(attempt)), "validation_loss")
+    _print(list(checkpoints_of_job(attempt)), passed_over(attempt), "validation_loss")
 
 
-def _print(listed: Sequence[Any], metric: str | None) -> None:
-    for checkpoint in listed:
+def _print(listed: Sequence[Any], aside: Sequence[Any], metric: str | None) -> None:
+    """Those that a run could go on from decide the exit code; those put `aside` are history, and may be deleted."""
+    for checkpoint in [*listed, *aside]:
         typer.echo(checkpoint.line(metric))
-    if any(checkpoint.wrong is not None for checkpoint in listed):
+    if aside:
+        paths = shlex.join(str(checkpoint.path) for checkpoint in aside)
+        typer.echo(f"no run reads what was passed over; to delete it: rm -r {paths}")
+    if any(checkpoint.wrong is not None for checkpoint in listed) or (aside and not listed):
         raise typer.Exit(DAMAGED)
 
 

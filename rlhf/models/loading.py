@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from rlhf.config import Config
 from rlhf.errors import ModelError
-from rlhf.models.pickles import require_safetensors
+from rlhf.models.pickles import require_no_adapter, require_safetensors
 from rlhf.models.sources import naming, require_weights
 
 if TYPE_CHECKING:
@@ -124,10 +124,11 @@ def check_length(config: PreTrainedConfig, length: int, source: str | Path, key:
 
 
 def load_config(source: str | Path) -> PreTrainedConfig:
-    """The model config of a directory or hub name; ModelError when there is none."""
+    """The model config of a directory or hub name; ModelError when there is none, or an adapter with it."""
     from transformers import AutoConfig
 
     with naming(source, "model"):
+        require_no_adapter(source)
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 

@@ -9,24 +9,39 @@ from typing import Any
 
 from rlhf.errors import ModelError
 
-INDEX = "model.safetensors.index.json"
+INDEX, ADAPTER = "model.safetensors.index.json", "adapter_config.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _NOT_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
 
 
 def require_safetensors(source: str | Path) -> None:
-    """Raises ModelError for a directory whose weights are pickled, and for an index that names anything but
-    safetensors files beside itself, in a directory or on a hub."""
-    from transformers.utils import cached_file
-
+    """Raises ModelError for a directory whose weights are pickled, for an index that names anything but safetensors
+    files beside itself, and for an adapter beside the weights, in a directory or on a hub."""
     directory = Path(source)
     if directory.is_dir() and not any(directory.glob("*.safetensors")):
         _refuse_pickles(directory)
-    index = cached_file(
-        str(source), INDEX, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-    )
+    require_no_adapter(source)
+    index = _file_of(source, INDEX)
     if index is not None:
         _require_plain_names(source, json.loads(Path(index).read_text(encoding="utf-8")))
+
+
+def require_no_adapter(source: str | Path) -> None:
+    """Raises ModelError where transformers would put an adapter into the model unasked, and read it, pickled or not."""
+    if _file_of(source, ADAPTER) is not None:
+        raise ModelError(
+            f"{source}: holds an adapter ({ADAPTER}), which transformers would add to the model and vLLM would not; "
+            f"merge it first (peft's merge_and_unload), and give what save_pretrained writes"
+        )
+
+
+def _file_of(source: str | Path, name: str) -> str | None:
+    """Where a file of a model lies, in a directory or fetched from a hub; None: the model has none."""
+    from transformers.utils import cached_file
+
+    return cached_file(
+        str(source), name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
 
 
 def _refuse_pickles(directory: Path) -> None:

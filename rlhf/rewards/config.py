@@ -80,7 +80,7 @@ class HttpReward(Contribution):
     token_env: str | None = Field(None, description="environment variable that holds the bearer token")
     token_file: Path | None = Field(None, description="or a file that does, on every node (a mounted secret)")
     timeout_s: float = Field(60.0, gt=0, description="of one request, seconds")
-    retries: int = Field(4, ge=0, description="further tries of a request that failed")
+    retries: int = Field(4, ge=0, le=1_000, description="further tries of a request that failed")
     backoff_s: float = Field(0.5, ge=0, description="wait before the first of them; it doubles each time, seconds")
     batch_size: int = Field(32, gt=0, description="samples of one request")
     concurrency: int = Field(4, gt=0, description="requests at once")

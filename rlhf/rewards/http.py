@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -20,6 +20,7 @@ from rlhf.secrets import TokenPlace
 
 TRIED_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 LONGEST_WAIT_S = 30.0
+MOST_EXHAUSTED = 3  # batches of one call that may use up all their tries: then the rest of it is not asked
 ANSWER_BYTES, ANSWER_BYTES_PER_SAMPLE = 65_536, 4_096  # an answer is not read beyond that
 
 
@@ -29,6 +30,19 @@ class _Failed(Exception):
     def __init__(self, reason: str, again: bool) -> None:
         super().__init__(reason)
         self.again = again
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The requests of one call: their client, their places, and why batches that used up all their tries failed."""
+
+    client: httpx.AsyncClient
+    gate: asyncio.Semaphore
+    exhausted: list[str] = field(default_factory=list)
+
+    @property
+    def is_given_up(self) -> bool:
+        return len(self.exhausted) >= MOST_EXHAUSTED
 
 
 @dataclass(frozen=True)
@@ -45,30 +59,40 @@ class HttpScorer:
     def close(self) -> None: ...
 
     async def _all(self, samples: Sequence[RewardSample]) -> list[float | Failure]:
-        size, gate = self.config.batch_size, asyncio.Semaphore(self.config.concurrency)
+        size = self.config.batch_size
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         transport = CheckedTransport(self.limits.hosts)
         async with httpx.AsyncClient(
             transport=transport, timeout=self.config.timeout_s, headers=headers, trust_env=False
         ) as client:
+            call = _Call(client, asyncio.Semaphore(self.config.concurrency))
             batches = [samples[start : start + size] for start in range(0, len(samples), size)]
-            answers = await asyncio.gather(*(self._batch(client, gate, batch) for batch in batches))
+            answers = await asyncio.gather(*(self._batch(call, batch) for batch in batches))
         return [score for answer in answers for score in answer]
 
-    async def _batch(
-        self, client: httpx.AsyncClient, gate: asyncio.Semaphore, batch: Sequence[RewardSample]
-    ) -> list[float | Failure]:
+    async def _batch(self, call: _Call, batch: Sequence[RewardSample]) -> list[float | Failure]:
+        """A batch keeps its place from try to try: so it is known early that the service answers none."""
+        async with call.gate:
+            if call.is_given_up:
+                before = f"{len(call.exhausted)} batches before it failed, the last because {call.exhausted[-1]}"
+                return [Failure(f"was not asked: {before}")] * len(batch)
+            return await self._tried(call, batch)
+
+    async def _tried(self, call: _Call, batch: Sequence[RewardSample]) -> list[float | Failure]:
         for attempt in range(self.config.retries + 1):
             try:
-                async with gate:
-                    return await self._ask(client, batch)
+                return await self._ask(call.client, batch)
             except _Failed as failed:
                 last = failed
-                if not failed.again or attempt == self.config.retries:
-                    break
+            if not last.again or attempt == self.config.retries or call.is_given_up:
+                break
             await asyncio.sleep(min(LONGEST_WAIT_S, self.config.backoff_s * 2**attempt))
         tries = "1 try" if attempt == 0 else f"{attempt + 1} tries"
-        return [Failure(f"{last} ({tries})")] * len(batch)
+        reason = f"{last} ({tries})"
+        if last.again:
+            call.exhausted.append(reason)
+            print(f"{reason}: a batch of {len(batch)} has no score", flush=True)  # in the actor's log
+        return [Failure(reason)] * len(batch)
 
     async def _ask(self, client: httpx.AsyncClient, batch: Sequence[RewardSample]) -> list[float | Failure]:
         url, limit = self.config.url, self.config.timeout_s

@@ -12,7 +12,7 @@ from rlhf.ppo.config import PPOConfig
 from rlhf.training import shares, snapshot
 from rlhf.training.checkpoint import DirectoryCheckpoints, Keeping
 from rlhf.training.disk import mib, size_of
-from rlhf.training.seal import contents, damage, foreign
+from rlhf.training.seal import DAMAGED, contents, damage, foreign
 
 
 @dataclass(frozen=True)
@@ -105,3 +105,19 @@ def _look_at(path: Path) -> Listed | None:
             raise
         return None
     return listed if path.is_dir() else None
+
+
+def passed_over(directory: Path) -> list[Listed]:
+    """What runs found damaged there, and renamed: nothing reads it any more."""
+    found = [_look_aside(path) for path in sorted(directory.glob(f"{DAMAGED}*_*/"))]
+    return [listed for listed in found if listed is not None]
+
+
+def _look_aside(path: Path) -> Listed | None:
+    """None: it is not there any more."""
+    try:
+        return Listed(path, size_of(path), "damaged: passed over by a run", {})
+    except OSError:
+        if path.is_dir():
+            raise
+        return None

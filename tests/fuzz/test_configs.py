@@ -21,9 +21,9 @@ from rlhf.config import read_yaml
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("data", "tokenizer", "pretrain", "sft", "pairs", "reward", "ppo", "evaluate", "report")
 ODD = (
-    None, True, False, 0, -1, 1, 2**70, -(2**70), 1e308, -1e-308, float("nan"), float("inf"), "", " ", "x" * 5000,
-    "雪", "a\x00b", "@nowhere/x", "@", "../../etc", "/", "1", "null", "${HOME}", [], [[]], {}, {"kind": "none"},
-    {"kind": None}, {"": 1}, [None], {"a": {"b": {"c": 1}}}, 10**400,
+    None, True, False, 0, -1, 1, 2**31, 2**32, 2**70, -(2**70), 1e12, 1e308, -1e-308, float("nan"), float("inf"), "",
+    " ", "x" * 5000, "雪", "a\x00b", "@nowhere/x", "@", "../../etc", "/", "1", "null", "${HOME}", [], [[]], {},
+    {"kind": "none"}, {"kind": None}, {"": 1}, [None], {"a": {"b": {"c": 1}}}, 10**400,
 )
 odd = st.sampled_from(ODD).map(copy.deepcopy) | st.text(max_size=8) | st.integers() | st.floats()
 

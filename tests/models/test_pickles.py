@@ -14,9 +14,11 @@ import torch
 
 from rlhf.errors import ModelError
 from rlhf.models import loading
-from rlhf.models.pickles import INDEX, require_safetensors
+from rlhf.models.pickles import ADAPTER, INDEX, require_safetensors
 from rlhf.models.weights import read_weights
+from rlhf.ppo.config import LoraConfig
 from rlhf.sampling.vllm_engine import EngineOptions, VllmEngine
+from rlhf.training.lora import save_adapters
 
 LOADERS = [loading.load_causal_lm, lambda at, dtype: loading.new_reward_model(at, dtype, 0)]
 
@@ -77,6 +79,47 @@ def test_an_index_names_files_beside_itself_alone(model: Path, tmp_path: Path, l
     with pytest.raises(ModelError, match=r"index\.json names '.*', which is no safetensors file beside it"):
         load(model, torch.float32)
     assert not (tmp_path / "ran").exists()
+
+
+def put_adapter(model: Path, directory: Path, pickled: bool = False) -> None:
+    """What peft saves of an adapter that would change the model."""
+    from safetensors.torch import load_file
+
+    config, layer = LoraConfig(rank=2, layers=("q_proj",)), "model.layers.0.self_attn.q_proj"
+    width = json.loads((model / "config.json").read_text())["hidden_size"]
+    weights = {
+        f"{layer}.lora_A.default.weight": torch.ones(2, width), f"{layer}.lora_B.default.weight": torch.ones(width, 2),
+    }
+    save_adapters(weights, config, "elsewhere", directory)
+    if pickled:
+        file = directory / "adapter_model.safetensors"
+        torch.save(load_file(file), directory / "adapter_model.bin")
+        file.unlink()
+
+
+@pytest.mark.parametrize("load", [*LOADERS, lambda at, dtype: loading.load_config(at)])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_an_adapter_beside_the_weights_is_refused(model: Path, load: Callable, pickled: bool) -> None:
+    """transformers would add it without a word, and an engine would not."""
+    put_adapter(model, model, pickled)
+    with pytest.raises(ModelError, match=rf"model: holds an adapter \({ADAPTER}\), which .*; merge it first"):
+        load(model, torch.float32)
+    with pytest.raises(ModelError, match=r"merge it first"):
+        VllmEngine(EngineOptions(str(model), 64))
+
+
+def test_an_adapter_alone_is_no_model(model: Path) -> None:
+    put_adapter(model, model.parent / "alone")
+    with pytest.raises(ModelError, match=r"alone: holds an adapter .*; merge it first"):
+        loading.load_causal_lm(model.parent / "alone", torch.float32)
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_an_adapter_in_a_directory_of_its_own_does_no_harm(model: Path, tiny_models, load: Callable) -> None:
+    """As this project publishes them."""
+    put_adapter(model, model / "adapter")
+    found, wanted = load(model, torch.float32).state_dict(), load(tiny_models.tied, torch.float32).state_dict()
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 @pytest.mark.parametrize("content", [[], {}, {"weight_map": ["a.bin"]}])

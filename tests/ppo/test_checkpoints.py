@@ -333,6 +333,17 @@ def test_the_command_lists_and_verifies(tmp_path: Path, capsys) -> None:
     assert code == 2 and "has no checkpoint of step 9; list them without --export" in lines[0]
 
 
+def test_the_command_lists_what_was_passed_over_as_history(tmp_path: Path, capsys) -> None:
+    whole, directory = listed(tmp_path, capsys), tmp_path / "run.work" / "checkpoints"
+    flip(directory / "step_000004" / "critic" / "weight.json", 1)
+    restored(directory)
+    assert listed(tmp_path, capsys) == (0, [
+        whole[1][0], "step_000003  0.0 MiB  score 3  sound, newest, best",
+        "damaged_step_000004  0.0 MiB  damaged: passed over by a run",
+        f"no run reads what was passed over; to delete it: rm -r {directory}/damaged_step_000004",
+    ])
+
+
 def test_a_list_of_a_live_run_has_no_checkpoint_that_goes_meanwhile(tmp_path: Path) -> None:
     """One writes and prunes as fast as it can, the other lists: never an error, never one called damaged."""
     over, config = threading.Event(), fakes.config(best_checkpoint="score", keep_checkpoints=1)

@@ -40,6 +40,7 @@ class Service(ThreadingHTTPServer):
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
         self.delay = 0.0
+        self.over = threading.Event()
 
     @property
     def url(self) -> str:
@@ -72,6 +73,8 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.close()
         elif todo == "dribble":
             self._dribble()
+        elif todo == "hang":
+            service.over.wait()
         elif isinstance(todo, str):
             self._answer(307, b"there", {"Location": todo})
         else:
@@ -112,6 +115,7 @@ def serving(plan: list[Any], tls: ssl.SSLContext | None = None) -> Iterator[Serv
     try:
         yield server
     finally:
+        server.over.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -175,10 +179,32 @@ def test_a_redirect_is_not_followed(service: Service) -> None:
 def test_a_service_that_stays_down_fails_its_batch_alone(service: Service) -> None:
     service.plan = [500] * 3
     found = client(service.url, batch_size=5, concurrency=1, retries=1)(SAMPLES)
-    # One request at once: the first batch and the second alternate, and one of them meets the third 500.
-    failed = [score for score in found if isinstance(score, Failure)]
-    assert len(failed) == 5
-    assert failed[0].reason == f"{service.url} answered 500: busy really (2 tries)"
+    # One request at once, and a batch keeps its place: the second one meets the third 500, and is asked again.
+    assert found == [Failure(f"{service.url} answered 500: busy really (2 tries)")] * 5 + [5.0, 6.0, 7.0, 8.0, 9.0]
+
+
+def test_a_service_that_hangs_is_given_up_and_what_it_answered_before_stays(service: Service, capsys) -> None:
+    service.plan = [None, None, *["hang"] * 100]
+    found = client(service.url, batch_size=1, concurrency=1, retries=1, timeout_s=0.2)(SAMPLES)
+    hung = f"{service.url} did not answer within 0.2 s (2 tries)"
+    unasked = f"was not asked: 3 batches before it failed, the last because {hung}"
+    assert found == [0.0, 1.0, *[Failure(hung)] * 3, *[Failure(unasked)] * 5]
+    assert len(service.seen) == 2 + 3 * 2
+    assert capsys.readouterr().out == f"{hung}: a batch of 1 has no score\n" * 3
+
+
+def test_requests_under_way_when_a_service_is_given_up_are_not_sent_again(service: Service) -> None:
+    service.plan = ["hang"] * 1000
+    found = client(service.url, batch_size=1, retries=3, timeout_s=0.2)(SAMPLES * 20)
+    assert len(found) == 200 and all(isinstance(score, Failure) for score in found)
+    assert len(service.seen) <= 4 * 4 + 2 * 4, "four at once, four tries of each, and two before the third failed"
+
+
+def test_batches_that_wrong_answers_fail_do_not_end_the_call(service: Service) -> None:
+    """They cost no time, and say nothing of the next one."""
+    service.plan = [404] * 5
+    found = client(service.url, batch_size=1, concurrency=1)(SAMPLES)
+    assert found[5:] == [5.0, 6.0, 7.0, 8.0, 9.0] and len(service.seen) == 10
 
 
 @pytest.mark.parametrize(

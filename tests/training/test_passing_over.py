@@ -143,6 +143,26 @@ def test_the_command_lists_and_verifies(tmp_path: Path, capsys) -> None:
     assert code == 2 and "--export: is of PPO's checkpoints; " in lines[0]
 
 
+def test_the_command_lists_what_was_passed_over_as_history(tmp_path: Path, capsys) -> None:
+    storage = tmp_path / "sft.work" / "ray_train"
+    save(begin(storage, "abc"), 3, 2)
+    harm(storage / "abc.0001", 2)
+    attempt = begin(storage, "abc", lambda said: None)
+    sound = "checkpoint_1  step 10  0.0 MiB  validation_loss 3  sound, newest, best"
+    aside = [
+        "damaged_checkpoint_2  0.0 MiB  damaged: passed over by a run",
+        f"no run reads what was passed over; to delete it: rm -r {attempt}/damaged_checkpoint_2",
+    ]
+    assert listed(tmp_path, capsys) == (0, [sound, *aside])
+    harm(attempt, 1)
+    code, lines = listed(tmp_path, capsys)
+    assert code == 1 and lines[1:] == aside and "validation_loss 3  damaged: state.pt has changed" in lines[0]
+    shutil.rmtree(attempt / "checkpoint_1")
+    assert listed(tmp_path, capsys) == (1, aside), "a run would be refused"
+    shutil.rmtree(attempt / "damaged_checkpoint_2")
+    assert listed(tmp_path, capsys) == (0, [])
+
+
 @pytest.mark.parametrize("place", ["shares.damage", "size_of"])
 def test_one_that_is_deleted_while_it_is_looked_at_is_not_listed(tmp_path: Path, monkeypatch, place: str) -> None:
     attempt = begin(tmp_path / "sft.work" / "ray_train", "abc")
