@@ -349,7 +349,7 @@ def test_a_list_of_a_live_run_has_no_checkpoint_that_goes_meanwhile(tmp_path: Pa
     over, config = threading.Event(), fakes.config(best_checkpoint="score", keep_checkpoints=1)
 
     def write() -> None:
-        step = 0
+        step = 1  # a checkpoint is written over only where it was damaged
         while not over.is_set():
             step += 1
             save(tmp_path / "checkpoints", step, keep=1)
