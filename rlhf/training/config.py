@@ -13,8 +13,8 @@ from rlhf.device import Precision
 class WorkersConfig(Config):
     """Processes of a Ray Train job and what each reserves."""
 
-    count: int = Field(2, ge=1, description="training processes")
-    cpus: int = Field(1, ge=1, description="CPU cores of each, also its number of torch threads")
+    count: int = Field(2, ge=1, le=65_536, description="training processes")
+    cpus: int = Field(1, ge=1, le=4_096, description="CPU cores of each, also its number of torch threads")
     gpus: int = Field(0, ge=0, le=1, description="GPUs of each: 0 trains on the CPU over gloo, 1 over NCCL")
 
 
@@ -47,7 +47,7 @@ class TrainingConfig(Config):
     batch_size: int = Field(64, gt=0, description="examples per optimizer step, over all workers")
     micro_batch_size: int = Field(32, gt=0, description="examples per forward pass of one worker")
     group_by_length: bool = Field(False, description="batches of examples of like length: less padding, less chance")
-    epochs: float = Field(1.0, gt=0, description="passes over the training examples")
+    epochs: float = Field(1.0, gt=0, le=1_000_000, description="passes over the training examples")
     max_steps: int | None = Field(None, gt=0, description="optimizer steps at most, if that comes before `epochs`")
     precision: Precision = Field("float32", description="float32, or bfloat16 with float32 master weights")
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")

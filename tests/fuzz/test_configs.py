@@ -249,7 +249,7 @@ def test_any_config_is_taken_or_refused_in_sentences(files: Path, monkeypatch: p
     monkeypatch.setattr(cli, "require_runnable", begin)
     ends = {0: 0, 2: 0}
 
-    @settings(max_examples=1500)
+    @settings(max_examples=2000)
     @given(broken())
     def one(case: tuple[str, dict[str, Any]]) -> None:
         stage, tree = case
