@@ -159,7 +159,8 @@ def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": config.precision == "bfloat16"},
+        # What is not finite is passed over under ZeRO-2 in bfloat16 only where DeepSpeed is told to look.
+        "bf16": {"enabled": config.precision == "bfloat16", "check_grad_overflow": True},
         "steps_per_print": 1_000_000_000,
     }
     if config.precision == "bfloat16" and config.zero.stage > 0:
