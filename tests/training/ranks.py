@@ -54,6 +54,9 @@ class Case:
     good: int = 0  # of the first updates, before the spoilt ones
     spoilt: int = 0  # updates with advantages that are NaN in a row
     infinite: bool = False  # or with finite losses, and on rank 0 a weight whose gradient is infinite
+    equal: bool = False  # advantages are 0, as in a group with equal rewards: so is the gradient of the policy
+    empty: bool = False  # no token counts, as where every row is left out: so is any gradient
+    weight_decay: float = 0.0
     skips: int | None = None  # updates in a row that may be left out; None: none, the run stops
     lora: bool = False
     precision: str = "float32"
@@ -70,12 +73,15 @@ class Outcome:
     kept_graph: bool
     first_weights: dict[str, Tensor] = field(default_factory=dict)
     averages: dict[str, Tensor] = field(default_factory=dict)  # by name, as the last update left them
-    optimizer: list[Tensor] = field(default_factory=list)  # this rank's masters, each with what Adam keeps of it
+    optimizer: list[Tensor] = field(default_factory=list)  # this rank's masters, each with Adam's count and moments
 
 
 def config_of(case: Case, models: Any, output: Path) -> PPOConfig:
     """Adam with a large ε moves every weight in proportion to its gradient: a small ε would magnify noise."""
-    optimizer = {"learning_rate": 0.05, "epsilon": 0.005, "max_grad_norm": 0.1, "warmup_fraction": 0.0}
+    optimizer = {
+        "learning_rate": 0.05, "epsilon": 0.005, "max_grad_norm": 0.1, "warmup_fraction": 0.0,
+        "weight_decay": case.weight_decay,
+    }
     learner = {
         "model": str(models.tied if case.tied else models.untied),
         "optimizer": optimizer, "zero": {"stage": case.stage},
@@ -107,9 +113,12 @@ def batch_of(case: Case, vocabulary: int, spoilt: bool = False) -> tuple[Rollout
     numbers[0] = (numbers[0] * 0.3 - math.log(vocabulary)) * rollout.response_mask
     numbers[2] = numbers[2] * 0.3
     numbers[6] = rollout.response_mask.float()
+    if case.equal:
+        numbers[4] = 0.0
     if spoilt and not case.infinite:
         numbers[4:6, 0, lengths[0][0]] = float("nan")
-    experience = Experience(rollout.tokens, rollout.attention_mask, rollout.response_mask, *numbers)
+    mask = rollout.response_mask & (not case.empty)
+    experience = Experience(rollout.tokens, rollout.attention_mask, mask, *numbers)
     order = order_of(case)
     return _widen(select(rollout, order), case.padding), _widen(select(experience, order), case.padding)
 

@@ -325,6 +325,30 @@ def test_an_update_that_is_left_out_between_others_leaves_no_trace(ranks: Ranks,
     assert told == [0.0, 1.0, 1.0, 0.0]
 
 
+@pytest.mark.parametrize(
+    ("stage", "change"),
+    [
+        *((stage, {**HALF, "equal": True}) for stage in range(4)),
+        *more(
+            *((stage, {"equal": True}) for stage in range(4)),
+            *((stage, {**HALF, "empty": True, "role": role}) for stage in range(4) for role in ("policy", "critic")),
+        ),
+    ],
+    ids=str,
+)
+def test_a_gradient_of_zero_is_a_step_like_any_other(ranks: Ranks, stage: int, change: dict) -> None:
+    """Adam counts it, its moments stay 0, and weights decay: by 0.05 of themselves."""
+    case = Case(ranks=2, stage=stage, evaluate_first=False, updates=1, weight_decay=1.0, skips=1, **change)
+    scope = "value" if case.role == "critic" else "policy"
+    assert merged(ranks.outcomes(case))[0][f"{scope}/grad_norm"] == 0.0
+    for found, start in zip(ranks.outcomes(case), ranks.outcomes(replace(case, updates=0)), strict=True):
+        for name, weight in start.weights.items():
+            torch.testing.assert_close(found.weights[name], weight * 0.95, rtol=0.01, atol=1e-7, msg=name)
+        _, counts, *moments = (found.optimizer[k::4] for k in range(4))
+        assert counts and set(map(float, counts)) == {1.0}
+        assert not any(bool(kept.any()) for kind in moments for kept in kind)
+
+
 @pytest.mark.parametrize("stage", [0, 2])
 def test_more_in_a_row_than_allowed_end_the_run(ranks: Ranks, stage: int, tmp_path: Path) -> None:
     """Also when a kill came between them: the count is part of what is saved."""
