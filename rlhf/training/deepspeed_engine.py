@@ -57,6 +57,8 @@ class DeepSpeedEngine:
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=module, optimizer=own_optimizer, model_parameters=parameters, config=deepspeed_config(config),
         )
+        if config.zero.stage == 0 and config.precision == "bfloat16":
+            _undo_first_step(self.optimizer)
 
     @property
     def module(self) -> nn.Module:
@@ -159,7 +161,8 @@ def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": config.precision == "bfloat16"},
+        # What is not finite is passed over under ZeRO-2 in bfloat16 only where DeepSpeed is told to look.
+        "bf16": {"enabled": config.precision == "bfloat16", "check_grad_overflow": True},
         "steps_per_print": 1_000_000_000,
     }
     if config.precision == "bfloat16" and config.zero.stage > 0:
@@ -174,6 +177,14 @@ def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
 def place(module: nn.Module, zero_stage: int) -> nn.Module:
     """Move a module to this process's device, unless ZeRO-3 will place the shares itself."""
     return module if zero_stage == 3 else module.to(current())
+
+
+def _undo_first_step(optimizer: Any) -> None:
+    """Without ZeRO in bfloat16 DeepSpeed allocates Adam's moments by a step with a gradient of 0. Adam has counted it,
+    and the float32 masters have decayed."""
+    optimizer.refresh_fp32_params()
+    for kept in optimizer.state.values():
+        kept["step"].zero_()
 
 
 def _adamw_settings(config: OptimizerConfig) -> dict[str, Any]:

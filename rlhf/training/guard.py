@@ -19,7 +19,8 @@ class Guarded:
 
     The norm runs over all ranks, so all of them see the same and stop together, none waits for another in a
     collective, and Ray Train does not restart what would only fail again. A loss that is not finite on any rank
-    makes it not finite, too. Only ZeRO-0, where DeepSpeed does not tell the norm, needs a further exchange.
+    makes it not finite, too, and DeepSpeed then changes no weight. Only under ZeRO-0 in float32 it neither tells the
+    norm nor looks at it: there, losses and the new weights say what it was.
     """
 
     job: TrainJob
@@ -37,12 +38,17 @@ class Guarded:
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # DeepSpeed says -1 for some norms that are not finite
-        good = norm >= 0 and math.isfinite(norm) if norm is not None else self._first_bad_rank() is None
+        good = norm >= 0 and math.isfinite(norm) if norm is not None else self._stayed_finite(model)
         if not good:
             self.failed = True
             self._record_failure()
         self._seen.clear()
         return norm
+
+    def _stayed_finite(self, model: Any) -> bool:
+        """Losses of all ranks, and weights, which are the same on all; every rank has to ask."""
+        losses = self._first_bad_rank() is None
+        return losses and bool(torch.stack([weight.isfinite().all() for weight in model.parameters()]).all())
 
     def _bad_losses(self) -> list[tuple[float, Mapping[str, Any]]]:
         return [(float(loss), batch) for loss, batch in self._seen if not torch.isfinite(loss)]

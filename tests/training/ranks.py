@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from rlhf.batch import Experience, Rollout, from_completions, scatter_rows, select
 from rlhf.config import merge, validate
+from rlhf.errors import NumericError
 from rlhf.partition import balance
 from rlhf.ppo.config import PPOConfig
 from rlhf.sound import SoundDirectory
@@ -48,7 +51,12 @@ class Case:
     minibatches: int = 1
     gradient_checkpointing: bool = False
     updates: int = 2
-    spoilt: int = 0  # of the first updates, with advantages that are NaN in a row
+    good: int = 0  # of the first updates, before the spoilt ones
+    spoilt: int = 0  # updates with advantages that are NaN in a row
+    infinite: bool = False  # or with finite losses, and on rank 0 a weight whose gradient is infinite
+    equal: bool = False  # advantages are 0, as in a group with equal rewards: so is the gradient of the policy
+    empty: bool = False  # no token counts, as where every row is left out: so is any gradient
+    weight_decay: float = 0.0
     skips: int | None = None  # updates in a row that may be left out; None: none, the run stops
     lora: bool = False
     precision: str = "float32"
@@ -65,11 +73,15 @@ class Outcome:
     kept_graph: bool
     first_weights: dict[str, Tensor] = field(default_factory=dict)
     averages: dict[str, Tensor] = field(default_factory=dict)  # by name, as the last update left them
+    optimizer: list[Tensor] = field(default_factory=list)  # this rank's masters, each with Adam's count and moments
 
 
 def config_of(case: Case, models: Any, output: Path) -> PPOConfig:
     """Adam with a large ε moves every weight in proportion to its gradient: a small ε would magnify noise."""
-    optimizer = {"learning_rate": 0.05, "epsilon": 0.005, "max_grad_norm": 0.1, "warmup_fraction": 0.0}
+    optimizer = {
+        "learning_rate": 0.05, "epsilon": 0.005, "max_grad_norm": 0.1, "warmup_fraction": 0.0,
+        "weight_decay": case.weight_decay,
+    }
     learner = {
         "model": str(models.tied if case.tied else models.untied),
         "optimizer": optimizer, "zero": {"stage": case.stage},
@@ -101,9 +113,12 @@ def batch_of(case: Case, vocabulary: int, spoilt: bool = False) -> tuple[Rollout
     numbers[0] = (numbers[0] * 0.3 - math.log(vocabulary)) * rollout.response_mask
     numbers[2] = numbers[2] * 0.3
     numbers[6] = rollout.response_mask.float()
-    if spoilt:
+    if case.equal:
+        numbers[4] = 0.0
+    if spoilt and not case.infinite:
         numbers[4:6, 0, lengths[0][0]] = float("nan")
-    experience = Experience(rollout.tokens, rollout.attention_mask, rollout.response_mask, *numbers)
+    mask = rollout.response_mask & (not case.empty)
+    experience = Experience(rollout.tokens, rollout.attention_mask, mask, *numbers)
     order = order_of(case)
     return _widen(select(rollout, order), case.padding), _widen(select(experience, order), case.padding)
 
@@ -149,8 +164,9 @@ class LearnerRank:
                 answer = learner.evaluate(rollout)
                 evaluated = answer if evaluated is None else evaluated
                 kept = kept or learner._retained is not None
-            given = spoilt if update < case.spoilt else experience
-            metrics.append(dict(learner.update(given, update, seed=update)))
+            is_spoilt = case.good <= update < case.good + case.spoilt
+            with self._spoiling(learner, case.infinite and is_spoilt):
+                metrics.append(dict(learner.update(spoilt if is_spoilt else experience, update, seed=update)))
             if update == 0:
                 first = self._weights(learner, model)
             if update == 0 and saved is not None:
@@ -158,7 +174,19 @@ class LearnerRank:
                 learner, model = self._build(case, models, output)
                 learner.load(SoundDirectory(saved))
         averages = self._averages(learner, model)
-        return Outcome(self._weights(learner, model), metrics, evaluated, kept, first, averages)
+        return Outcome(
+            self._weights(learner, model), metrics, evaluated, kept, first, averages, self._optimizer(learner)
+        )
+
+    def stopped(self, case: Case, models: Any, output: Path) -> tuple[str, bool]:
+        """Make a good update, and a spoilt one that ends the run: what is said, and whether all is as it was before."""
+        learner, model = self._build(case, models, output)
+        learner.update(batch_of(case, model.config.vocab_size)[1], 0, seed=0)
+        before = [*self._weights(learner, model).values(), *self._optimizer(learner)]
+        with pytest.raises(NumericError) as ended, self._spoiling(learner, case.infinite):
+            learner.update(batch_of(case, model.config.vocab_size, spoilt=True)[1], 1, seed=1)
+        after = [*self._weights(learner, model).values(), *self._optimizer(learner)]
+        return str(ended.value), all(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
     def first_half(self, case: Case, models: Any, output: Path, saved: Path) -> None:
         """Make the first update of a case, and save."""
@@ -222,11 +250,28 @@ class LearnerRank:
 
         return build_learner(case.role, config_of(case, models, output), output)
 
+    @contextmanager
+    def _spoiling(self, learner: Any, infinite: bool) -> Iterator[None]:
+        """Within, the gradient of a weight is infinite on rank 0."""
+        if not infinite or self.rank:
+            yield
+            return
+        weight = next(weight for weight in learner.engine.module.parameters() if weight.requires_grad)
+        hook = weight.register_hook(lambda gradient: torch.full_like(gradient, math.inf))
+        try:
+            yield
+        finally:
+            hook.remove()
+
     def _averages(self, learner: Any, model: Any) -> dict[str, Tensor]:
         if learner.average is None:
             return {}
         with learner.average.in_place():
             return self._weights(learner, model)
+
+    def _optimizer(self, learner: Any) -> list[Tensor]:
+        state = learner.engine.optimizer.state
+        return [tensor.detach().clone() for master, kept in state.items() for tensor in (master, *kept.values())]
 
     def _weights(self, learner: Any, model: Any) -> dict[str, Tensor]:
         from rlhf.training.weights import named_weights

@@ -245,13 +245,33 @@ def test_every_weight_is_sent_to_the_sampler_tied_ones_under_each_name(ranks: Ra
         assert all(torch.equal(sent[name], weight) for name, weight in own.items())
 
 
-@pytest.mark.parametrize("stage", [0, 3])
-def test_a_loss_that_is_not_finite_ends_the_update_on_every_rank(ranks: Ranks, stage: int) -> None:
-    """One spoilt row: no rank waits for the others, and each saved its batch."""
-    ended = ends(ranks, Case(ranks=2, stage=stage, batch="even", spoilt=1))
-    assert all("step 1, role policy: the loss is not finite; the micro-batch of each rank" in said for said in ended)
-    saved = sorted(path.name for path in (ranks.directory / "failures").iterdir())
-    assert saved == [f"step_000001_policy_1_rank{rank}.safetensors" for rank in range(2)]
+def more(*cases: tuple) -> list:
+    """The same question of another engine of DeepSpeed; not in `make test`."""
+    return [pytest.param(*case, marks=pytest.mark.exhaustive) for case in cases]
+
+
+@pytest.mark.parametrize(
+    ("stage", "change"),
+    [
+        (0, {}), (3, {}), (0, HALF), (1, HALF), (2, HALF), (3, HALF),
+        *more(*((stage, {**half, "infinite": True}) for stage in range(4) for half in ({}, HALF))),
+    ],
+    ids=str,
+)
+def test_what_is_not_finite_ends_the_update_on_every_rank(
+    ranks: Ranks, stage: int, change: dict, tmp_path: Path
+) -> None:
+    """One spoilt row: no rank waits for the others, each saved its batch, and no weight and no moment has changed."""
+    import ray
+
+    case = Case(ranks=2, stage=stage, batch="even", evaluate_first=False, **change)
+    what = "gradient norm" if case.infinite else "loss"
+    calls = [actor.stopped.remote(case, ranks.models, tmp_path) for actor in ranks.groups[2]]
+    for said, unchanged in ray.get(calls, timeout=HANG_S):
+        assert f"step 2, role policy: the {what} is not finite; the micro-batch of each rank was saved as" in said
+        assert unchanged
+    saved = sorted(path.name for path in (tmp_path / "failures").iterdir())
+    assert saved == [f"step_000002_policy_2_rank{rank}.safetensors" for rank in range(2)]
 
 
 def ends(ranks: Ranks, case: Case) -> list[str]:
@@ -277,6 +297,56 @@ def test_an_update_that_is_left_out_leaves_no_trace(ranks: Ranks, stage: int, ch
         assert all(torch.equal(found.weights[name], weight) for name, weight in wanted.weights.items())
     assert merged(ranks.outcomes(case))[:2] == [{f"{scope}/left_out": 1.0}] * 2
     assert merged(ranks.outcomes(case))[2][f"{scope}/left_out"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("stage", "change"),
+    [
+        *((stage, HALF) for stage in range(4)),
+        *more(
+            *((stage, {}) for stage in range(4)),
+            *((stage, {**HALF, **change}) for stage in range(4) for change in (
+                {"budget": SMALL}, {"role": "critic"}, {"lora": True}, {"infinite": True},
+            )),
+        ),
+    ],
+    ids=str,
+)
+def test_an_update_that_is_left_out_between_others_leaves_no_trace(ranks: Ranks, stage: int, change: dict) -> None:
+    """In the weights, in their masters, in the moments and in Adam's count of steps, on every rank."""
+    case = Case(ranks=2, stage=stage, evaluate_first=False, updates=4, good=1, spoilt=2, skips=2, **change)
+    alone = replace(case, updates=2, good=0, spoilt=0, infinite=False)
+    scope = "value" if case.role == "critic" else "policy"
+    for found, wanted in zip(ranks.outcomes(case), ranks.outcomes(alone), strict=True):
+        assert all(torch.equal(found.weights[name], weight) for name, weight in wanted.weights.items())
+        assert wanted.optimizer and all(map(torch.equal, found.optimizer, wanted.optimizer))
+        assert any(not torch.equal(wanted.first_weights[name], weight) for name, weight in wanted.weights.items())
+    told = [numbers[f"{scope}/left_out"] for numbers in merged(ranks.outcomes(case))]
+    assert told == [0.0, 1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("stage", "change"),
+    [
+        *((stage, {**HALF, "equal": True}) for stage in range(4)),
+        *more(
+            *((stage, {"equal": True}) for stage in range(4)),
+            *((stage, {**HALF, "empty": True, "role": role}) for stage in range(4) for role in ("policy", "critic")),
+        ),
+    ],
+    ids=str,
+)
+def test_a_gradient_of_zero_is_a_step_like_any_other(ranks: Ranks, stage: int, change: dict) -> None:
+    """Adam counts it, its moments stay 0, and weights decay: by 0.05 of themselves."""
+    case = Case(ranks=2, stage=stage, evaluate_first=False, updates=1, weight_decay=1.0, skips=1, **change)
+    scope = "value" if case.role == "critic" else "policy"
+    assert merged(ranks.outcomes(case))[0][f"{scope}/grad_norm"] == 0.0
+    for found, start in zip(ranks.outcomes(case), ranks.outcomes(replace(case, updates=0)), strict=True):
+        for name, weight in start.weights.items():
+            torch.testing.assert_close(found.weights[name], weight * 0.95, rtol=0.01, atol=1e-7, msg=name)
+        _, counts, *moments = (found.optimizer[k::4] for k in range(4))
+        assert counts and set(map(float, counts)) == {1.0}
+        assert not any(bool(kept.any()) for kind in moments for kept in kind)
 
 
 @pytest.mark.parametrize("stage", [0, 2])

@@ -1,0 +1,112 @@
+"""Ranks that train as the workers of a Ray Train job do, without Ray Train, and meet something odd in one step."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from rlhf.config import validate
+from rlhf.training.config import TrainingConfig
+from rlhf.training.examples import write_examples
+from rlhf.training.jobs import TrainJob
+from tests.training.ranks import LearnerRank
+
+STEPS, LENGTH = 3, 8
+
+
+@dataclass(frozen=True)
+class Odd:
+    """What a rank meets in the second of three steps."""
+
+    loss: float | None = None  # a factor of its losses
+    gradient: float | None = None  # of a weight, all of it
+    ranks: tuple[int, ...] = (0, 1)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a rank's training ended: the step it came to, and its weights before the last step and after it."""
+
+    step: int
+    said: str | None
+    before: list[Tensor]
+    after: list[Tensor]
+
+
+def job_of(work: Path, model: Path, stage: int, precision: str) -> TrainJob:
+    """Three steps of two micro-batches on each of two workers; its examples are written."""
+    training = validate(TrainingConfig, {
+        "batch_size": 4, "micro_batch_size": 1, "eval_every": 100, "log_every": 100, "precision": precision,
+        "learning_rate": 0.01, "schedule": "constant", "warmup_ratio": 0.0, "deepspeed": {"zero_stage": stage},
+    })
+    job = TrainJob("pretrain", str(model), str(model), work, training, STEPS, seed=0, attempt=work)
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randint(3, 250, (4 * STEPS, LENGTH), generator=generator).tolist()
+    columns = {"input_ids": blocks, "labels": blocks}
+    write_examples(job.examples, columns, {"all": columns})
+    return job
+
+
+class TrainerRank(LearnerRank):
+    """A process that is one rank, for one job after another."""
+
+    def train(self, job: TrainJob, odd: Odd) -> Trained:
+        """Train to the end, whichever that is."""
+        from accelerate.state import AcceleratorState
+
+        from rlhf.training.reporting import RayReport
+        from rlhf.training.trainers import build_trainer
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        trainer = build_trainer(job, str(job.work / f"scratch{self.rank}"))
+        trainer.remove_callback(RayReport)
+        meeting = Meeting(odd if self.rank in odd.ranks else Odd())
+        trainer.add_callback(meeting)
+        trainer.train()
+        said = json.loads(job.failure.read_text())["sentence"] if job.failure.exists() else None
+        return Trained(trainer.state.global_step, said, meeting.before, _own(trainer.model))
+
+
+class Meeting(TrainerCallback):
+    """Meets what is odd in the second step, and remembers the weights from before each step."""
+
+    def __init__(self, odd: Odd) -> None:
+        self.odd, self.before = odd, []
+        self._hooks: list[Any] = []
+
+    def on_step_begin(self, args, state, control, model, **_: Any) -> None:
+        self.before = _own(model)
+        if state.global_step == 1:
+            self._hooks = list(self._meet(model))
+
+    def on_step_end(self, args, state, control, **_: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _meet(self, model: Any) -> Any:
+        if self.odd.loss is not None:
+            yield model.register_forward_hook(self._multiplied)
+        if self.odd.gradient is not None:
+            weight = next(model.parameters())
+            yield weight.register_hook(lambda gradient: torch.full_like(gradient, self.odd.gradient))
+
+    def _multiplied(self, module: Any, inputs: Any, output: Any) -> Any:
+        output["loss"] = output["loss"] * self.odd.loss
+        return output
+
+
+def _own(model: Any) -> list[Tensor]:
+    """What this rank holds of the weights."""
+    return [getattr(weight, "ds_tensor", weight).detach().clone() for weight in model.parameters()]
+
+
+NAN_LOSS = Odd(loss=math.nan, ranks=(1,))
+INFINITE_GRADIENT = Odd(gradient=math.inf, ranks=(1,))
+NO_GRADIENT = Odd(loss=0.0)
