@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from rlhf.artifacts import write_json
@@ -66,8 +67,9 @@ class Guarded:
         if rank != (first or 0):
             return
         loss, batch = (self._bad_losses() or [(0.0, self._seen[-1][1])])[0]
-        saved = self.job.work / f"bad_batch_step{step}_worker{rank}.pt"
-        torch.save({key: value.cpu() for key, value in batch.items() if isinstance(value, torch.Tensor)}, saved)
+        saved = self.job.work / f"bad_batch_step{step}_worker{rank}.safetensors"
+        tensors = {key: value.cpu().contiguous() for key, value in batch.items() if isinstance(value, torch.Tensor)}
+        save_file(tensors, saved)
         what = "the gradient is not finite" if first is None else f"the loss is {loss}"
         sentence = (
             f"{self.job.kind}: {what} at step {step} on worker {rank}; the batch was saved to {saved}; "

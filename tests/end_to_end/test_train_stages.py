@@ -196,7 +196,7 @@ def test_training_stops_early_and_keeps_the_best(world, pretrained):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(world, pretrained):
-    import torch
+    from safetensors.torch import load_file
 
     with pytest.raises(NumericError, match=r"sft: the loss is (nan|inf) at step \d+ on worker \d; the batch was saved"):
         run(
@@ -204,7 +204,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(world, pretrained):
             training={**TRAINING, "learning_rate": 1e30, "schedule": "constant", "warmup_ratio": 0.0},
         )
     assert not (world / "nan").exists()
-    batch = torch.load(next((world / "nan.work").glob("bad_batch_step*_worker*.pt")))
+    batch = load_file(next((world / "nan.work").glob("bad_batch_step*_worker*.safetensors")))
     assert batch["input_ids"].shape[0] == 16
 
 

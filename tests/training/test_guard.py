@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.limits import HANG_S
 from tests.training.trainers import (
@@ -65,8 +66,8 @@ def test_what_is_not_finite_ends_training_at_that_step(
         assert end.step == 2 and end.said is not None and f"pretrain: {what} at step 2 on worker " in end.said
         same = all(map(torch.equal, end.before, end.after))
         assert same or (stage, precision) == (0, FULL)
-    (saved,) = tmp_path.glob("bad_batch_step2_worker*.pt")
-    assert str(saved) in ends[0].said and torch.load(saved)["input_ids"].shape == (1, LENGTH)
+    (saved,) = tmp_path.glob("bad_batch_step2_worker*.safetensors")
+    assert str(saved) in ends[0].said and load_file(saved)["input_ids"].shape == (1, LENGTH)
 
 
 @pytest.mark.parametrize(("stage", "precision"), cases())

@@ -62,10 +62,12 @@ class TrainerRank(LearnerRank):
         from accelerate.state import AcceleratorState
 
         from rlhf.training.reporting import RayReport
+        from rlhf.training.standing import Standing
         from rlhf.training.trainers import build_trainer
 
         AcceleratorState._reset_state(reset_partial_state=True)
-        trainer = build_trainer(job, str(job.work / f"scratch{self.rank}"))
+        standing = Standing(job.work / f"position{self.rank}.json", job.training.deadline_s)
+        trainer = build_trainer(job, str(job.work / f"scratch{self.rank}"), standing)
         trainer.remove_callback(RayReport)
         meeting = Meeting(odd if self.rank in odd.ranks else Odd())
         trainer.add_callback(meeting)
