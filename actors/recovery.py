@@ -96,7 +96,6 @@ class Losses:
             )
         self.note(f"{loss}; {self.remedy}")
 
-
     def _memory(self, loss: Loss) -> str:
         """A kernel or a container that ends a process for its memory leaves no other word than its death."""
         role = loss.who.partition("[")[0]

@@ -17,6 +17,7 @@ from rlhf.device import current, has_gpu
 from rlhf.ppo.config import LearnerConfig, OptimizerConfig
 from rlhf.sound import SoundDirectory
 from rlhf.training import deepspeed_state, pickles
+from rlhf.training.first_step import undo_first_step
 from rlhf.training.operators import OFFLOADED_ADAM, load_operator
 
 CHECKPOINT_TAG = "state"
@@ -58,7 +59,7 @@ class DeepSpeedEngine:
             model=module, optimizer=own_optimizer, model_parameters=parameters, config=deepspeed_config(config),
         )
         if config.zero.stage == 0 and config.precision == "bfloat16":
-            _undo_first_step(self.optimizer)
+            undo_first_step(self.optimizer)
 
     @property
     def module(self) -> nn.Module:
@@ -177,14 +178,6 @@ def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
 def place(module: nn.Module, zero_stage: int) -> nn.Module:
     """Move a module to this process's device, unless ZeRO-3 will place the shares itself."""
     return module if zero_stage == 3 else module.to(current())
-
-
-def _undo_first_step(optimizer: Any) -> None:
-    """Without ZeRO in bfloat16 DeepSpeed allocates Adam's moments by a step with a gradient of 0. Adam has counted it,
-    and the float32 masters have decayed."""
-    optimizer.refresh_fp32_params()
-    for kept in optimizer.state.values():
-        kept["step"].zero_()
 
 
 def _adamw_settings(config: OptimizerConfig) -> dict[str, Any]:

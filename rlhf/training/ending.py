@@ -22,8 +22,12 @@ class EndOnRequest(TrainerCallback):
     def __init__(self, job: TrainJob) -> None:
         self._job, self._asked = job, False
 
+    def on_train_begin(self, args, state, control, **_) -> None:
+        if args.process_index == 0:
+            self._job.ended_at.unlink(missing_ok=True)
+
     def on_step_end(self, args, state, control, **_) -> None:
-        if state.global_step < state.max_steps and self._is_asked(args):
+        if not control.should_training_stop and self._is_asked(args):  # it ends by itself, or has failed: on all ranks
             self._asked = control.should_save = True
 
     def on_save(self, args, state, control, **_) -> None:

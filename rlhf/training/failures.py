@@ -14,7 +14,7 @@ from rlhf.memory import ran_out
 from rlhf.metrics import read_json_lines
 from rlhf.training.disk import no_room
 from rlhf.training.jobs import TrainJob
-from rlhf.training.standing import Position, position_in
+from rlhf.training.standing import Position, position_in, standing_longest
 
 Causes = Mapping[str, BaseException]
 """Who failed, in words, and of what."""
@@ -43,12 +43,12 @@ def loss(failures: Mapping[int, Exception], job: TrainJob) -> str:
     causes = _workers(failures)
     for who, cause in causes.items():
         if isinstance(cause, UserError):
-            return f"{job.kind}: {who} failed {_where(who, job)}: {cause}"
+            return f"{job.kind}: {who} failed {_where(who, cause, job)}: {cause}"
     found = _missing(causes, job)
     if found is not None:
         return found[0]
     who, cause = next(iter(causes.items()))
-    return f"{job.kind}: {who} failed {_where(who, job)}: {type(cause).__name__}: {_first_line(cause)}"
+    return f"{job.kind}: {who} failed {_where(who, cause, job)}: {type(cause).__name__}: {_first_line(cause)}"
 
 
 def _causes(error: TrainingFailedError | RayError) -> Causes:
@@ -89,7 +89,7 @@ def _no_memory(causes: Causes, job: TrainJob) -> UserError | None:
     for who, cause in causes.items():
         if isinstance(cause, OutOfMemoryError) or ran_out(cause):
             return ResourceError(
-                f"{job.kind}: {who} ran out of memory {_where(who, job)} ({_first_line(cause)}); "
+                f"{job.kind}: {who} ran out of memory {_where(who, cause, job)} ({_first_line(cause)}); "
                 f"{', or '.join(_savings(job))}, or give each worker a larger node; such a change makes it another "
                 f"run: give it another output, or delete {job.work} to start over"
             )
@@ -115,23 +115,40 @@ def _lost(causes: Causes, job: TrainJob) -> UserError | None:
     found = _missing(causes, job)
     if found is None:
         return None
-    sentence, who = found
+    sentence, who, cause = found
     return RunError(
-        f"{sentence}{_count(who, job)}; look at {_log(causes[who])}, mend the cause, and run the same command, which "
+        f"{sentence}{_count(who, job)}; look at {_log(cause)}, mend the cause, and run the same command, which "
         f"goes on from the newest checkpoint"
     )
 
 
-def _missing(causes: Causes, job: TrainJob) -> tuple[str, str] | None:
-    """A process that is gone, in words, and its name; before that is seen, the others may have said that nobody
-    answers."""
+def _missing(causes: Causes, job: TrainJob) -> tuple[str, str, BaseException] | None:
+    """A process that is gone, in words, its name, and what was seen of it; before that is seen, the others may have
+    said that nobody answers."""
     gone = {who: cause for who, cause in causes.items() if _is_lost(cause)}
     waiting = {who: cause for who, cause in causes.items() if _PEER.search(f"{type(cause).__name__} {cause}")}
     if not gone and not waiting:
         return None
     who, cause = next(iter((gone or waiting).items()))
+    position = _position(who, cause, job)
+    if position is not None and position.stood_s is not None:
+        who, reason = _standing(job)
+        return f"{job.kind}: {who} was lost {reason}", who, cause
     was = "was lost" if gone else "reaches another worker no more, which may be lost,"
-    return f"{job.kind}: {who} {was} {_where(who, job)}: {_reason(who, cause, job)}", who
+    return f"{job.kind}: {who} {was} {_where(who, cause, job)}: {_reason(cause, job)}", who, cause
+
+
+def _standing(job: TrainJob) -> tuple[str, str]:
+    """Of all workers that ended because they did not go on, the one that the others waited for."""
+    path = standing_longest(job.positions)
+    position = None if path is None else position_in(path)
+    assert path is not None and position is not None and position.stood_s is not None
+    reason = f"in {position}: it did not go on for {position.stood_s:.0f} s {_patience(job)}"
+    return f"{_WORKER}{int(path.stem)}", reason
+
+
+def _patience(job: TrainJob) -> str:
+    return f"(where that is merely slow, raise training.deadline_s = {job.training.deadline_s:g})"
 
 
 def _count(who: str, job: TrainJob) -> str:
@@ -147,26 +164,25 @@ def _is_lost(cause: BaseException) -> bool:
     return isinstance(cause, RayError) or type(cause).__name__ == _NO_ANSWER
 
 
-def _where(who: str, job: TrainJob) -> str:
+def _where(who: str, cause: BaseException, job: TrainJob) -> str:
     """As the worker itself has written it, or by the lines of metrics."""
-    position = _position(who, job)
+    position = _position(who, cause, job)
     if position is not None:
         return f"in {position}"
     rows = read_json_lines(job.reports)
     return f"after step {rows[-1]['step']}" if rows else "before its first line of metrics"
 
 
-def _position(who: str, job: TrainJob) -> Position | None:
-    return position_in(job.position_of(int(who.removeprefix(_WORKER)))) if who.startswith(_WORKER) else None
+def _position(who: str, cause: BaseException, job: TrainJob) -> Position | None:
+    """None: it was lost before it could write any; what is there is of a process before it."""
+    found = position_in(job.position_of(int(who.removeprefix(_WORKER)))) if who.startswith(_WORKER) else None
+    pid = dict(_PLACE.findall(str(cause))).get("pid")
+    return found if found is None or pid is None or int(pid) == found.pid else None
 
 
-def _reason(who: str, cause: BaseException, job: TrainJob) -> str:
-    position = _position(who, job)
-    patience = f"(where that is merely slow, raise training.deadline_s = {job.training.deadline_s:g})"
-    if position is not None and position.stood_s is not None:
-        return f"it did not go on for {position.stood_s:.0f} s {patience}"
+def _reason(cause: BaseException, job: TrainJob) -> str:
     if type(cause).__name__ == _NO_ANSWER:
-        return f"its process did not answer for {job.training.deadline_s:g} s {patience}"
+        return f"its process did not answer for {job.training.deadline_s:g} s {_patience(job)}"
     found = _EXIT.search(str(cause))
     return f"its process ended ({found[1]})" if found else _first_line(cause)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from ray.train import UserCallback
@@ -16,21 +16,20 @@ from rlhf.training.jobs import TrainJob
 
 
 class WriteLosses(UserCallback):
-    """In the process of Ray Train's controller: a line for each loss after which the workers are started again."""
+    """In the process of Ray Train's controller: a line for each loss. Nothing depends on it, so nothing ends for it."""
 
     def __init__(self, job: TrainJob) -> None:
         self._job, self._count = job, 0
+        self._told: dict[int, str] = {}
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        self._count += 1
-        limit = self._job.training.max_failures
-        if self._count > limit:  # the job ends, and its error says why
+        """Ray Train may tell of the same loss several times, while it waits for workers that are to be pre-empted."""
+        told = {rank: str(error) for rank, error in worker_exceptions.items()}
+        if told == self._told:
             return
-        sentence = (
-            f"{loss(worker_exceptions, self._job)}; the workers start again from the newest checkpoint (restart "
-            f"{self._count}; training.max_failures is {limit})"
-        )
-        with open(self._job.losses, "a", encoding="utf-8") as stream:
+        self._told, self._count = told, self._count + 1
+        sentence = f"{loss(worker_exceptions, self._job)} (loss {self._count} in this command)"
+        with suppress(OSError), open(self._job.losses, "a", encoding="utf-8") as stream:
             stream.write(json.dumps({"sentence": sentence}) + "\n")
 
 

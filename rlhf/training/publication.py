@@ -10,7 +10,7 @@ from typing import Any
 from rlhf import artifacts
 from rlhf.artifacts import Artifact
 from rlhf.context import RunContext
-from rlhf.training import since_logged
+from rlhf.training import since_logged, snapshot
 from rlhf.training.ray_train import Trained
 from rlhf.training.shares import SHARES
 
@@ -35,7 +35,8 @@ def results(numbers: Mapping[str, float]) -> dict[str, Any]:
     {'best_step': 40, 'validation_loss': 1.5, 'validation_loss_by_language': {'zh': 2.0}}
     """
     found: dict[str, Any] = {"best_step": int(numbers["step"])}
-    overall = [key for key in ("validation_loss", "validation_perplexity", "validation_accuracy") if key in numbers]
+    named = ("validation_loss", "validation_perplexity", "validation_accuracy")
+    overall = [key for key in named if numbers.get(key, snapshot.WORST) != snapshot.WORST]
     for key in overall:
         name = _NAMES.get(key, key)
         found[name] = numbers[key]

@@ -34,6 +34,7 @@ from rlhf.training.shares import damage, require_as_sealed
 from rlhf.training.worker import run_worker
 
 Checkpoints = Sequence[tuple[ray.train.Checkpoint, dict[str, float]]]
+_COLLECTIVE_S = 7 * 24 * 3600  # who waits for another is no failure: training.deadline_s says how long is too long
 _POLL_S = 0.2  # a report waits until the controller asks for it: Ray Train's own 2 s would slow down short steps
 
 
@@ -162,7 +163,7 @@ def _fit(job: TrainJob) -> Checkpoints:
     trainer = _Trainer(
         run_worker,
         train_loop_config=job,
-        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo", timeout_s=_COLLECTIVE_S),
         scaling_config=ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.gpus > 0,

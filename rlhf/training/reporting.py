@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +55,20 @@ class RayReport(TrainerCallback):
         shutil.rmtree(directory)
 
     def _report(self, numbers: Mapping[str, float], checkpoint: ray.train.Checkpoint | None) -> None:
-        if self._row and ray.train.get_context().get_world_rank() == 0:
+        if ray.train.get_context().get_world_rank() == 0:
             with room_for("a line of metrics", self._rows.parent):
-                append_row(self._rows, self._row, durably=checkpoint is not None)
+                append_rows(self._rows, [self._row] if self._row else [], durably=checkpoint is not None)
         ray.train.report(dict(numbers), checkpoint=checkpoint, checkpoint_upload_fn=self._hand_over)
         self._row = {}
 
 
-def append_row(path: Path, row: Mapping[str, float], durably: bool) -> None:
-    """A line of JSON at the end of a file, also where the last one there was cut short by a full disk."""
+def append_rows(path: Path, rows: Sequence[Mapping[str, float]], durably: bool) -> None:
+    """Lines of JSON at the end of a file, also where the last one there was cut short by a full disk; `durably`: with
+    all that were there before."""
     with open(path, "ab+") as stream:
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1))
         cut = stream.read() not in (b"", b"\n")
-        stream.write(b"\n" * cut + json.dumps(row).encode() + b"\n")
+        stream.write(b"\n" * cut + b"".join(json.dumps(row).encode() + b"\n" for row in rows))
         if durably:
             stream.flush()
             os.fsync(stream.fileno())

@@ -2,12 +2,14 @@
 not go on.
 
 A process that is stopped as a whole is found by Ray Train, for its health check is not answered. One that only waits
-answers that; it has to notice by itself.
+answers that; it has to notice by itself. Workers wait for each other, so none goes on where one does not: all of them
+notice, and it was the one that has stood for longest.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import threading
@@ -20,20 +22,31 @@ from typing import Any
 
 _PATIENCE = 1.25  # of the deadline: whoever waits for a stopped process leaves it to Ray Train to find that one first
 _LOOKS_PER_DEADLINE = 10
+_OTHERS_LOOKS = 1.5
 _WORDS = {"start": "its start", "update": "the update of step {}", "validation": "the validation after step {}",
           "checkpoint": "the checkpoint of step {}"}
 
 
 @dataclass(frozen=True)
 class Position:
-    """`phase` of a step; `stood_s`: the seconds after which the worker was ended, because it did not go on there."""
+    """`phase` of a step, in the process `pid`; of a worker that ended because it did not go on there, the seconds that
+    it stood, and since when (Unix time)."""
 
     phase: str
     step: int
+    pid: int
     stood_s: float | None = None
+    since: float | None = None
 
     def __str__(self) -> str:
         return _WORDS[self.phase].format(self.step)
+
+
+def standing_longest(directory: Path) -> Path | None:
+    """The file of the worker that did not go on while the others waited for it; None: none has ended for that."""
+    found = {path: position for path in sorted(directory.glob("[0-9]*.json")) if (position := position_in(path))}
+    stood = [path for path, position in found.items() if position.since is not None]
+    return min(stood, key=lambda path: found[path].since, default=None)
 
 
 def position_in(path: Path) -> Position | None:
@@ -49,12 +62,12 @@ class Standing:
 
     def __init__(self, path: Path, deadline_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._deadline_s, self._clock = path, deadline_s, clock
-        self._position, self._since = Position("start", 0), clock()
+        self._position, self._since = Position("start", 0, os.getpid()), clock()
         self._write(self._position)
 
     def enter(self, phase: str, step: int) -> None:
-        self.goes_on()
-        position = Position(phase, step)
+        self._since = self._clock() if phase != "checkpoint" else math.inf
+        position = Position(phase, step, os.getpid())
         if position != self._position:
             self._position = position
             self._write(position)
@@ -64,7 +77,8 @@ class Standing:
 
     @contextmanager
     def watched(self, end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> Iterator[None]:
-        """Inside the block the process ends when it has not gone on for too long; its file then says so."""
+        """Inside the block the process ends when it has not gone on for too long; its file then says so. Not while a
+        checkpoint is written: storage takes as long as it takes, also that of the rank that the others wait for."""
         over = threading.Event()
         self.goes_on()
         thread = threading.Thread(target=self._watch, args=(over, end), name="standing", daemon=True)
@@ -79,7 +93,8 @@ class Standing:
         while not over.wait(self._deadline_s / _LOOKS_PER_DEADLINE):
             stood = self._clock() - self._since
             if stood > _PATIENCE * self._deadline_s:
-                self._write(replace(self._position, stood_s=stood))
+                self._write(replace(self._position, stood_s=stood, since=time.time() - stood))
+                over.wait(_OTHERS_LOOKS * self._deadline_s / _LOOKS_PER_DEADLINE)  # they write where they stand, too
                 end()
                 return
 
@@ -92,14 +107,15 @@ class Standing:
 
 
 class Positioned:
-    """Gives a transformers Trainer a `standing`, told of each phase and of each pass through the model."""
+    """Gives a transformers Trainer a `standing`, told of each phase and of each pass through the model. An update begins
+    with the reading of its examples."""
 
     standing: Standing
     state: Any
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         self.standing.enter("update", self.state.global_step + 1)
-        return super().training_step(*args, **kwargs)
+        return super().get_batch_samples(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         self.standing.enter("validation", self.state.global_step)

@@ -14,9 +14,10 @@ from typing import Any
 from transformers import TrainerCallback
 
 from rlhf.training.snapshot import saved
-from tests.limits import wait_until
+from tests.limits import HANG_S, wait_until
 
 PLAN = "chaos_plan.json"
+SLEEP = 0  # in the place of a signal: the worker hangs, but its process answers
 
 
 @dataclass
@@ -80,6 +81,9 @@ class KillsItself(TrainerCallback):
             last.resumed = state.global_step
             _write(self._work, blows)
 
+    def on_step_begin(self, args, state, control, **_: Any) -> None:
+        self.reached("begin", state.global_step + 1)
+
     def on_pre_optimizer_step(self, args, state, control, **_: Any) -> None:
         self.reached("update", state.global_step + 1)
 
@@ -102,6 +106,8 @@ class KillsItself(TrainerCallback):
             elif all(before.lost_s is not None for before in blows[:number]):
                 blow.pid, blow.at, blow.step = os.getpid(), time.time(), step
                 _write(self._work, blows)
+                if blow.signal == SLEEP:
+                    time.sleep(10 * HANG_S)
                 os.kill(os.getpid(), blow.signal)
 
 

@@ -18,8 +18,9 @@ from rlhf.config import validate
 from rlhf.errors import DataError, ResourceError, RunError
 from rlhf.training.config import TrainingConfig
 from rlhf.training.disk import room_for
-from rlhf.training.failures import diagnosis
+from rlhf.training.failures import diagnosis, loss
 from rlhf.training.jobs import TrainJob
+from rlhf.training.losses import WriteLosses
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 DIED = (
@@ -131,6 +132,54 @@ def test_a_worker_that_hangs_or_is_only_missed_by_the_others_is_diagnosed(job: T
     said = str(diagnosis(workers(GLOO), job))
     assert said.startswith("sft: worker 0 reaches another worker no more, which may be lost, before its")
     assert "look at the worker's file in logs/train of Ray's session directory, mend" in said
+
+
+def stands(job: TrainJob, rank: int, pid: int, step: int = 21, **stood: float) -> None:
+    job.positions.mkdir(exist_ok=True)
+    position = {"phase": "update", "step": step, "pid": pid, **stood}
+    job.position_of(rank).write_text(json.dumps(position))
+
+
+def test_a_lost_worker_is_lost_where_it_stood_itself(job: TrainJob) -> None:
+    stands(job, 1, 4711)
+    found = loss({1: lost(RayActorError("1f", DIED))}, job)
+    assert found == "sft: worker 1 was lost in the update of step 21: its process ended (SYSTEM_ERROR)"
+    stands(job, 1, 4710, stood_s=99.0, since=1.0)
+    found = loss({1: lost(RayActorError("1f", DIED))}, job)
+    assert found == "sft: worker 1 was lost after step 20: its process ended (SYSTEM_ERROR)", "it wrote nothing itself"
+
+
+def test_of_workers_that_wait_for_each_other_the_one_that_stood_first_is_named(job: TrainJob) -> None:
+    """All of them end; which of them Ray Train sees first says nothing."""
+    for rank, since in enumerate((105.0, 103.5, 104.0)):
+        stands(job, rank, 4711, stood_s=25.0 + rank, since=since)
+    stands(job, 3, 4711)
+    for rank in range(3):
+        assert loss({rank: lost(RayActorError("1f", DIED))}, job) == (
+            "sft: worker 1 was lost in the update of step 21: it did not go on for 26 s (where that is merely slow, "
+            "raise training.deadline_s = 1800)"
+        )
+
+
+def test_what_is_no_loss_is_told_with_its_first_line(job: TrainJob) -> None:
+    stands(job, 0, 4711)
+    assert loss({0: DataError("line 3 is empty")}, job) == (
+        "sft: worker 0 failed in the update of step 21: line 3 is empty"
+    )
+    assert loss({0: KeyError("x")}, job) == "sft: worker 0 failed in the update of step 21: KeyError: 'x'"
+
+
+def test_each_loss_is_told_once_and_counted(job: TrainJob) -> None:
+    """Ray Train may tell of one in several polls; a disk without room for the line changes nothing."""
+    told = WriteLosses(job)
+    first, second = {1: lost(RayActorError("1f", DIED))}, {0: KeyError("x")}
+    for failures in (first, first, second, first):
+        told.after_exception(None, failures)
+    sentences = [json.loads(line)["sentence"] for line in job.losses.read_text().splitlines()]
+    assert [sentence.rpartition(" (")[2] for sentence in sentences] == [f"loss {n} in this command)" for n in (1, 2, 3)]
+    job.losses.unlink()
+    job.losses.mkdir()
+    told.after_exception(None, second)
 
 
 def test_ray_trains_controller_may_be_lost_too(job: TrainJob) -> None:

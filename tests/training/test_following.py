@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlhf.training.following import tailing
-from rlhf.training.reporting import append_row
+from rlhf.training.reporting import append_rows
 from tests.limits import wait_until
 
 
@@ -36,11 +36,10 @@ def test_what_the_block_raises_comes_first(tmp_path: Path) -> None:
 def test_a_line_after_one_that_was_cut_short_is_whole(tmp_path: Path) -> None:
     """A full disk takes the end of a line; the worker is started again and writes on."""
     path, taken = tmp_path / "reports.jsonl", []
-    append_row(path, {"step": 1}, durably=False)
+    append_rows(path, [{"step": 1}], durably=False)
     with open(path, "a") as stream:
         stream.write('{"step": 2, "lo')
-    for step in (2, 3):
-        append_row(path, {"step": step}, durably=True)
+    append_rows(path, [{"step": 2}, {"step": 3}], durably=True)
     with tailing(path, 0, taken.append):
         pass
     assert taken == [{"step": 1}, {"step": 2}, {"step": 3}]

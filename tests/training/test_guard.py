@@ -75,5 +75,5 @@ def test_a_gradient_of_zero_is_a_step_like_any_other(
     workers: list, tiny_models, tmp_path: Path, stage: int, precision: str
 ) -> None:
     for end in trained(workers, tmp_path, tiny_models, stage, precision, NO_GRADIENT):
-        assert (end.step, end.said) == (STEPS, None)
+        assert (end.step, end.said, end.counted) == (STEPS, None, {STEPS})
         assert all(bool(weight.isfinite().all()) for weight in end.after)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from rlhf.training.standing import Position, Standing, position_in
-from tests.limits import wait_until
+from tests.limits import HANG_S, wait_until
 
 STANDS = """
 import sys, time
@@ -23,12 +25,12 @@ with standing.watched():
 
 def test_a_position_is_read_as_it_was_entered(tmp_path: Path) -> None:
     standing = Standing(tmp_path / "00001.json", 10.0)
-    assert position_in(tmp_path / "00001.json") == Position("start", 0)
+    assert position_in(tmp_path / "00001.json") == Position("start", 0, os.getpid())
     words = []
     for phase, step in (("start", 0), ("update", 8), ("validation", 8), ("checkpoint", 8)):
         standing.enter(phase, step)
         found = position_in(tmp_path / "00001.json")
-        assert found == Position(phase, step)
+        assert found == Position(phase, step, os.getpid())
         words.append(str(found))
     assert words == ["its start", "the update of step 8", "the validation after step 8", "the checkpoint of step 8"]
 
@@ -53,6 +55,7 @@ def test_a_process_that_does_not_go_on_ends_and_says_where(tmp_path: Path) -> No
     found = position_in(path)
     assert found is not None and (found.phase, found.step) == ("update", 8)
     assert found.stood_s is not None and found.stood_s > 0.25
+    assert found.since is not None and 0 < time.time() - found.since < HANG_S
 
 
 def test_whoever_goes_on_is_left_alone(tmp_path: Path) -> None:
@@ -64,6 +67,10 @@ def test_whoever_goes_on_is_left_alone(tmp_path: Path) -> None:
             now[0] += 0.06
             assert not ended.wait(0.01)
             standing.goes_on()
+        standing.enter("checkpoint", 3)
+        now[0] += 1000.0
+        assert not ended.wait(0.05), "storage takes as long as it takes"
+        standing.enter("update", 4)
         now[0] += 0.07
         wait_until(ended.is_set)
     found = position_in(tmp_path / "00000.json")

@@ -32,12 +32,14 @@ class Odd:
 
 @dataclass(frozen=True)
 class Trained:
-    """How a rank's training ended: the step it came to, and its weights before the last step and after it."""
+    """How a rank's training ended: the step it came to, its weights before the last step and after it, and the steps
+    that Adam has counted."""
 
     step: int
     said: str | None
     before: list[Tensor]
     after: list[Tensor]
+    counted: set[int]
 
 
 def job_of(work: Path, model: Path, stage: int, precision: str) -> TrainJob:
@@ -73,7 +75,8 @@ class TrainerRank(LearnerRank):
         trainer.add_callback(meeting)
         trainer.train()
         said = json.loads(job.failure.read_text())["sentence"] if job.failure.exists() else None
-        return Trained(trainer.state.global_step, said, meeting.before, _own(trainer.model))
+        counted = {int(kept["step"]) for kept in trainer.optimizer.optimizer.state.values()}
+        return Trained(trainer.state.global_step, said, meeting.before, _own(trainer.model), counted)
 
 
 class Meeting(TrainerCallback):
