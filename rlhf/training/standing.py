@@ -107,8 +107,10 @@ class Standing:
 
 
 class Positioned:
-    """Gives a transformers Trainer a `standing`, told of each phase and of each pass through the model. An update begins
-    with the reading of its examples."""
+    """Gives a transformers Trainer a `standing`, told of each phase and of each pass through the model.
+
+    An update begins with the reading of its examples.
+    """
 
     standing: Standing
     state: Any

@@ -3,6 +3,8 @@ way, after the last checkpoint; and workers that hang."""
 
 from __future__ import annotations
 
+import json
+import random
 import re
 import signal
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ import pytest
 from rlhf.artifacts import Artifact
 from rlhf.config import validate
 from rlhf.metrics import read_json_lines
-from rlhf.stages import data, sft
+from rlhf.stages import reward
 from rlhf.training import ray_train
 from tests.chaos.train_worker import SLEEP, WorkerBlow, dealt, plan, run_struck_worker
 from tests.end_to_end.jobs import context_of
@@ -44,10 +46,15 @@ class Said:
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sizes = {"text_train": 40, "text_validation": 10, "sft_train": 400, "sft_validation": 20}
-    source = {"kind": "tasks", **sizes, "prompts_train": 20, "prompts_heldout": 10}
-    config = validate(data.DataConfig, {"output": str(tmp_path_factory.mktemp("world") / "data"), "source": source})
-    return data.run(config, context_of(config.output)).path
+    """Pairs that a model can tell apart by their first word."""
+    directory, draw = tmp_path_factory.mktemp("pairs"), random.Random(0)
+    for part, count in (("train", 400), ("validation", 20)):
+        with open(directory / f"{part}.jsonl", "w", encoding="utf-8") as stream:
+            for _ in range(count):
+                good, bad = (f"{word}{' 12' * draw.randint(1, 6)}" for word in ("yes", "no"))
+                pair = {"prompt": f"Is {draw.randint(0, 99)} a number?", "chosen": good, "rejected": bad, "lang": "en"}
+                stream.write(json.dumps(pair) + "\n")
+    return directory
 
 
 @pytest.fixture
@@ -57,19 +64,20 @@ def said() -> Said:
 
 @pytest.fixture
 def trained(ray_cluster: str, tiny_models: Any, examples: Path, tmp_path: Path, monkeypatch: Any, said: Said) -> Train:
-    """SFT at a rate that soon wrecks the model, so that it stops early: two validations after its best one."""
+    """A reward model, whose lines have most means, at a rate that soon wrecks it: it stops early, two validations after
+    its best one."""
 
     def train(name: str, blows: Sequence[WorkerBlow] = (), **settings: Any) -> Artifact:
-        config = validate(sft.SftConfig, {
-            "output": str(tmp_path / name), "model": str(tiny_models.tied), "max_length": 128,
-            "train": [str(examples / "sft_train.jsonl")], "validation": [str(examples / "sft_validation.jsonl")],
+        config = validate(reward.RewardConfig, {
+            "output": str(tmp_path / name), "model": str(tiny_models.tied), "max_length": 64,
+            "train": [str(examples / "train.jsonl")], "validation": [str(examples / "validation.jsonl")],
             "training": {**TRAINING, **settings},
         })
         with monkeypatch.context() as patch:
             if blows:
                 plan(tmp_path / f"{name}.work", blows)
                 patch.setattr(ray_train, "run_worker", run_struck_worker)
-            return sft.run(config, replace(context_of(config.output), progress=said))
+            return reward.run(config, replace(context_of(config.output), progress=said))
 
     return train
 
@@ -82,7 +90,9 @@ def require_alike(broken: Artifact, whole: Artifact) -> None:
 def test_a_loss_changes_no_mean_of_a_line_no_patience_and_no_end(trained: Train, tmp_path: Path, said: Said) -> None:
     """Checkpoints come between the lines of metrics. The second blow falls when all is done but the leaving."""
     whole = trained("whole")
-    end = read_json_lines(whole.path / "metrics.jsonl")[-1]["step"]
+    rows = read_json_lines(whole.path / "metrics.jsonl")
+    assert all({"accuracy", "margin"} <= row.keys() for row in rows if "loss" in row)
+    end = rows[-1]["step"]
     assert whole.metrics["best_step"] == end - 4 and end < whole.metrics["steps"] - 4, "it has stopped early"
     said.notes.clear()
     broken = trained("broken", [WorkerBlow(1, end - 1, "update"), WorkerBlow(0, end, "end")])
@@ -111,7 +121,7 @@ def test_a_worker_that_hangs_is_named_and_replaced(
     assert struck.resumed == 4
     (told,) = [note for note in said.notes if "was lost" in note]
     assert re.match(
-        rf"sft: worker 1 was lost in the update of step 5: {reason} \(where that is merely slow, raise "
+        rf"reward: worker 1 was lost in the update of step 5: {reason} \(where that is merely slow, raise "
         r"training.deadline_s = 40\) \(loss 1 in this command\)", told
     ), told
     require_alike(broken, trained("whole", max_steps=6))
