@@ -20,7 +20,7 @@ from rlhf.metrics import read_json_lines
 from rlhf.stages import reward
 from rlhf.training import ray_train
 from tests.chaos.train_worker import SLEEP, WorkerBlow, dealt, plan, run_struck_worker
-from tests.end_to_end.jobs import context_of
+from tests.end_to_end.jobs import context_of, work_of
 
 pytestmark = pytest.mark.slow
 TRAINING = {
@@ -57,29 +57,40 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture
-def said() -> Said:
-    return Said()
-
-
-@pytest.fixture
-def trained(ray_cluster: str, tiny_models: Any, examples: Path, tmp_path: Path, monkeypatch: Any, said: Said) -> Train:
+@pytest.fixture(scope="module")
+def trained(ray_cluster: str, tiny_models: Any, examples: Path) -> Train:
     """A reward model, whose lines have most means, at a rate that soon wrecks it: it stops early, two validations after
     its best one."""
 
-    def train(name: str, blows: Sequence[WorkerBlow] = (), **settings: Any) -> Artifact:
+    def train(output: Path, said: Said, blows: Sequence[WorkerBlow] = (), **settings: Any) -> Artifact:
         config = validate(reward.RewardConfig, {
-            "output": str(tmp_path / name), "model": str(tiny_models.tied), "max_length": 64,
+            "output": str(output), "model": str(tiny_models.tied), "max_length": 64,
             "train": [str(examples / "train.jsonl")], "validation": [str(examples / "validation.jsonl")],
             "training": {**TRAINING, **settings},
         })
-        with monkeypatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch:
             if blows:
-                plan(tmp_path / f"{name}.work", blows)
+                plan(work_of(output), blows)
                 patch.setattr(ray_train, "run_worker", run_struck_worker)
-            return reward.run(config, replace(context_of(config.output), progress=said))
+            return reward.run(config, replace(context_of(output), progress=said))
 
     return train
+
+
+@pytest.fixture(scope="module")
+def whole(trained: Train, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Of a run that nothing disturbs."""
+    said = Said()
+    found = trained(tmp_path_factory.mktemp("whole") / "reward", said)
+    rows = read_json_lines(found.path / "metrics.jsonl")
+    assert all({"accuracy", "margin"} <= row.keys() for row in rows if "loss" in row)
+    assert found.metrics["best_step"] == end_of(found) - 4 and end_of(found) < found.metrics["steps"], "it stops early"
+    assert not [note for note in said.notes if "lost" in note]
+    return found
+
+
+def end_of(artifact: Artifact) -> int:
+    return read_json_lines(artifact.path / "metrics.jsonl")[-1]["step"]
 
 
 def require_alike(broken: Artifact, whole: Artifact) -> None:
@@ -87,16 +98,14 @@ def require_alike(broken: Artifact, whole: Artifact) -> None:
     assert broken.manifest.files["model.safetensors"] == whole.manifest.files["model.safetensors"]
 
 
-def test_a_loss_changes_no_mean_of_a_line_no_patience_and_no_end(trained: Train, tmp_path: Path, said: Said) -> None:
+def test_a_loss_changes_no_mean_of_a_line_no_patience_and_no_end(
+    trained: Train, whole: Artifact, tmp_path: Path
+) -> None:
     """Checkpoints come between the lines of metrics. The second blow falls when all is done but the leaving."""
-    whole = trained("whole")
-    rows = read_json_lines(whole.path / "metrics.jsonl")
-    assert all({"accuracy", "margin"} <= row.keys() for row in rows if "loss" in row)
-    end = rows[-1]["step"]
-    assert whole.metrics["best_step"] == end - 4 and end < whole.metrics["steps"] - 4, "it has stopped early"
-    said.notes.clear()
-    broken = trained("broken", [WorkerBlow(1, end - 1, "update"), WorkerBlow(0, end, "end")])
-    first, last = dealt(tmp_path / "broken.work")
+    end, said = end_of(whole), Said()
+    blows = [WorkerBlow(1, end - 1, "update"), WorkerBlow(0, end, "end")]
+    broken = trained(tmp_path / "reward", said, blows)
+    first, last = dealt(work_of(tmp_path / "reward"))
     assert first.resumed == end - 2
     assert last.pid is not None and last.lost_s is None, "it was not trained again: nothing was left to be done"
     require_alike(broken, whole)
@@ -108,20 +117,20 @@ def test_a_loss_changes_no_mean_of_a_line_no_patience_and_no_end(trained: Train,
     assert re.search(rf"worker 0 was lost in the checkpoint of step {end}: .* \(loss 2 in this command\)", told), told
 
 
-@pytest.mark.parametrize(("blow", "reason"), [
-    (WorkerBlow(1, 5, "update", signal.SIGSTOP), "its process did not answer for 40 s"),
-    (WorkerBlow(1, 5, "begin", SLEEP), r"it did not go on for \d\d s"),
+@pytest.mark.parametrize(("phase", "signal_", "reason"), [
+    ("update", signal.SIGSTOP, "its process did not answer for 60 s"), ("begin", SLEEP, r"it did not go on for \d\d s"),
 ], ids=["stopped", "waiting"])
 def test_a_worker_that_hangs_is_named_and_replaced(
-    trained: Train, tmp_path: Path, said: Said, blow: WorkerBlow, reason: str
+    trained: Train, whole: Artifact, tmp_path: Path, phase: str, signal_: int, reason: str
 ) -> None:
     """As a whole, or answering Ray; the other one waits for it, and has waited less long."""
-    broken = trained("broken", [blow], deadline_s=40.0, max_steps=6)
-    (struck,) = dealt(tmp_path / "broken.work")
+    said = Said()
+    broken = trained(tmp_path / "reward", said, [WorkerBlow(1, 5, phase, signal_)], deadline_s=60.0)
+    (struck,) = dealt(work_of(tmp_path / "reward"))
     assert struck.resumed == 4
     (told,) = [note for note in said.notes if "was lost" in note]
     assert re.match(
         rf"reward: worker 1 was lost in the update of step 5: {reason} \(where that is merely slow, raise "
-        r"training.deadline_s = 40\) \(loss 1 in this command\)", told
+        r"training.deadline_s = 60\) \(loss 1 in this command\)", told
     ), told
-    require_alike(broken, trained("whole", max_steps=6))
+    require_alike(broken, whole)
