@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rlhf import device
 from rlhf.batch import Rollout, from_completions
@@ -19,7 +22,8 @@ from rlhf.device import Precision
 from rlhf.errors import ConfigError
 from rlhf.secrets import TokenPlace
 
-MOST_SAMPLES = 4096  # of one request
+MOST_SAMPLES, MOST_BYTES = 4096, 64 * 2**20  # of one request
+HEALTH = "/health"
 
 
 class Turn(BaseModel):
@@ -144,19 +148,52 @@ def load_served(model: str, precision: Precision, micro_batch_tokens: int) -> Se
     return ServedModel(scorer, tokenizer, sizes.max_position_embeddings, micro_batch_tokens)
 
 
+class Gate:
+    """Whose request is read, and how much of it: decided before its body is.
+
+    FastAPI asks what an endpoint depends on only after it has read the body, and reads that whatever its size.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] == HEALTH:
+            await self.app(scope, receive, send)
+        elif self._is_known(Headers(scope=scope).get("authorization", "")):
+            await self.app(scope, _limited(receive), send)
+        else:
+            await JSONResponse({"detail": "wrong or missing bearer token"}, 401)(scope, receive, send)
+
+    def _is_known(self, authorization: str) -> bool:
+        return self.token is None or hmac.compare_digest(authorization.encode(), f"Bearer {self.token}".encode())
+
+
+def _limited(receive: Receive) -> Receive:
+    """The same body, up to a size."""
+    read = 0
+
+    async def limited() -> Message:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        if read > MOST_BYTES:
+            raise HTTPException(413, f"more than {MOST_BYTES} bytes; send fewer samples at once")
+        return message
+
+    return limited
+
+
 def application(served: ServedModel, name: str, token: str | None) -> FastAPI:
     """POST /score and GET /health; with a token, /score asks for it as a bearer token."""
     app = FastAPI(title="rlhf reward model", openapi_url=None)
+    app.add_middleware(Gate, token=token)
 
-    def allowed(authorization: Annotated[str, Header()] = "") -> None:
-        if token is not None and not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
-            raise HTTPException(401, "wrong or missing bearer token")
-
-    @app.post("/score", dependencies=[Depends(allowed)])
+    @app.post("/score")
     def score(question: Question) -> Answer:
         return served.score(question.samples)
 
-    @app.get("/health")
+    @app.get(HEALTH)
     def health() -> dict[str, str]:
         return {"model": name, "status": "ready"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -82,6 +84,38 @@ def test_a_token_is_asked_for(served) -> None:
     assert client.post("/score", json=body).status_code == 401
     assert client.post("/score", json=body, headers={"Authorization": "Bearer wrong"}).status_code == 401
     assert client.post("/score", json=body, headers={"Authorization": "Bearer secret"}).status_code == 200
+
+
+def test_nothing_is_read_of_who_has_no_token(served) -> None:
+    """However much a stranger sends, it is not kept in memory."""
+    sent: list[dict] = []
+
+    async def never() -> dict:
+        raise AssertionError("the body was asked for")
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/score", "raw_path": b"/score", "query_string": b"", "headers": [],
+        "http_version": "1.1", "scheme": "http", "server": ("test", 80), "client": ("test", 1), "root_path": "",
+    }
+    asyncio.run(application(served, "rm", "secret")(scope, never, send))
+    assert sent[0]["status"] == 401
+
+
+def test_a_body_is_read_up_to_a_size(served, monkeypatch) -> None:
+    """Also one that does not say how large it is."""
+    client = asked(application(served, "rm", None))
+    client.headers["Content-Type"] = "application/json"
+    monkeypatch.setattr("rlhf.rewards.server.MOST_BYTES", 1000)
+    body = json.dumps({"samples": [{"messages": TURNS, "response": "1"}]}).encode()
+    assert client.post("/score", content=body).status_code == 200
+    padded = body + b" " * 1000
+    for content in (padded, iter([padded[:500], padded[500:]])):
+        answer = client.post("/score", content=content)
+        assert answer.status_code == 413
+        assert answer.json() == {"detail": "more than 1000 bytes; send fewer samples at once"}
 
 
 def test_an_open_door_is_refused(tiny_models) -> None:
