@@ -14,7 +14,7 @@ from rlhf.memory import ran_out
 from rlhf.metrics import read_json_lines
 from rlhf.training.disk import no_room
 from rlhf.training.jobs import TrainJob
-from rlhf.training.standing import Position, position_in, standing_longest
+from rlhf.training.standing import Position, furthest_behind, position_in
 
 Causes = Mapping[str, BaseException]
 """Who failed, in words, and of what."""
@@ -140,7 +140,7 @@ def _missing(causes: Causes, job: TrainJob) -> tuple[str, str, BaseException] | 
 
 def _standing(job: TrainJob) -> tuple[str, str]:
     """Of all workers that ended because they did not go on, the one that the others waited for."""
-    path = standing_longest(job.positions)
+    path = furthest_behind(job.positions)
     position = None if path is None else position_in(path)
     assert path is not None and position is not None and position.stood_s is not None
     reason = f"in {position}: it did not go on for {position.stood_s:.0f} s {_patience(job)}"

@@ -3,7 +3,7 @@ not go on.
 
 A process that is stopped as a whole is found by Ray Train, for its health check is not answered. One that only waits
 answers that; it has to notice by itself. Workers wait for each other, so none goes on where one does not: all of them
-notice, and it was the one that has stood for longest.
+notice, and it was the one that has made the fewest passes.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ _WORDS = {"start": "its start", "update": "the update of step {}", "validation":
 @dataclass(frozen=True)
 class Position:
     """`phase` of a step, in the process `pid`; of a worker that ended because it did not go on there, the seconds that
-    it stood, and since when (Unix time)."""
+    it stood, and the passes that it had made."""
 
     phase: str
     step: int
     pid: int
     stood_s: float | None = None
-    since: float | None = None
+    passes: int = 0
 
     def __str__(self) -> str:
         return _WORDS[self.phase].format(self.step)
 
 
-def standing_longest(directory: Path) -> Path | None:
+def furthest_behind(directory: Path) -> Path | None:
     """The file of the worker that did not go on while the others waited for it; None: none has ended for that."""
     found = {path: position for path in sorted(directory.glob("[0-9]*.json")) if (position := position_in(path))}
-    stood = [path for path, position in found.items() if position.since is not None]
-    return min(stood, key=lambda path: found[path].since, default=None)
+    stood = [path for path, position in found.items() if position.stood_s is not None]
+    return min(stood, key=lambda path: found[path].passes, default=None)
 
 
 def position_in(path: Path) -> Position | None:
@@ -62,7 +62,7 @@ class Standing:
 
     def __init__(self, path: Path, deadline_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._deadline_s, self._clock = path, deadline_s, clock
-        self._position, self._since = Position("start", 0, os.getpid()), clock()
+        self._position, self._since, self._passes = Position("start", 0, os.getpid()), clock(), 0
         self._write(self._position)
 
     def enter(self, phase: str, step: int) -> None:
@@ -73,14 +73,15 @@ class Standing:
             self._write(position)
 
     def goes_on(self) -> None:
+        """Another pass through the model begins."""
         self._since = self._clock()
+        self._passes += 1
 
     @contextmanager
     def watched(self, end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> Iterator[None]:
         """Inside the block the process ends when it has not gone on for too long; its file then says so. Not while a
         checkpoint is written: storage takes as long as it takes, also that of the rank that the others wait for."""
-        over = threading.Event()
-        self.goes_on()
+        over, self._since = threading.Event(), self._clock()
         thread = threading.Thread(target=self._watch, args=(over, end), name="standing", daemon=True)
         thread.start()
         try:
@@ -93,7 +94,7 @@ class Standing:
         while not over.wait(self._deadline_s / _LOOKS_PER_DEADLINE):
             stood = self._clock() - self._since
             if stood > _PATIENCE * self._deadline_s:
-                self._write(replace(self._position, stood_s=stood, since=time.time() - stood))
+                self._write(replace(self._position, stood_s=stood, passes=self._passes))
                 over.wait(_OTHERS_LOOKS * self._deadline_s / _LOOKS_PER_DEADLINE)  # they write where they stand, too
                 end()
                 return

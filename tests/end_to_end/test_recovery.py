@@ -85,6 +85,7 @@ def test_a_loss_that_comes_again_ends_the_run_with_a_diagnosis(ray_cluster, tiny
         run(config, monkeypatch, Blow("rollout[0]", 2, "rollout"), Blow("rollout[0]", 2, "rollout"))
 
 
+@pytest.mark.exhaustive
 def test_a_driver_killed_at_five_random_points_leaves_no_trace(ray_cluster, tiny_models, tmp_path) -> None:
     """GRPO: the same metrics and the same rollout tokens, bit for bit, and each step once."""
     from actors import ppo_job
@@ -161,6 +162,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(
         assert found == pytest.approx(wanted, rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_an_evaluation_survives_the_loss_of_an_engine_and_of_its_scorer(
     ray_cluster, tiny_models, tmp_path, monkeypatch
 ) -> None:

@@ -118,8 +118,11 @@ def test_a_loss_changes_no_mean_of_a_line_no_patience_and_no_end(
 
 
 @pytest.mark.parametrize(("phase", "signal_", "reason"), [
-    ("update", signal.SIGSTOP, "its process did not answer for 60 s"), ("begin", SLEEP, r"it did not go on for \d\d s"),
-], ids=["stopped", "waiting"])
+    pytest.param(
+        "update", signal.SIGSTOP, "its process did not answer for 60 s", id="stopped", marks=pytest.mark.exhaustive
+    ),
+    pytest.param("begin", SLEEP, r"it did not go on for \d\d s", id="waiting"),
+])
 def test_a_worker_that_hangs_is_named_and_replaced(
     trained: Train, whole: Artifact, tmp_path: Path, phase: str, signal_: int, reason: str
 ) -> None:

@@ -134,9 +134,9 @@ def test_a_worker_that_hangs_or_is_only_missed_by_the_others_is_diagnosed(job: T
     assert "look at the worker's file in logs/train of Ray's session directory, mend" in said
 
 
-def stands(job: TrainJob, rank: int, pid: int, step: int = 21, **stood: float) -> None:
+def stands(job: TrainJob, rank: int, pid: int, **stood: float) -> None:
     job.positions.mkdir(exist_ok=True)
-    position = {"phase": "update", "step": step, "pid": pid, **stood}
+    position = {"phase": "update", "step": 21, "pid": pid, **stood}
     job.position_of(rank).write_text(json.dumps(position))
 
 
@@ -144,15 +144,15 @@ def test_a_lost_worker_is_lost_where_it_stood_itself(job: TrainJob) -> None:
     stands(job, 1, 4711)
     found = loss({1: lost(RayActorError("1f", DIED))}, job)
     assert found == "sft: worker 1 was lost in the update of step 21: its process ended (SYSTEM_ERROR)"
-    stands(job, 1, 4710, stood_s=99.0, since=1.0)
+    stands(job, 1, 4710, stood_s=99.0)
     found = loss({1: lost(RayActorError("1f", DIED))}, job)
     assert found == "sft: worker 1 was lost after step 20: its process ended (SYSTEM_ERROR)", "it wrote nothing itself"
 
 
-def test_of_workers_that_wait_for_each_other_the_one_that_stood_first_is_named(job: TrainJob) -> None:
+def test_of_workers_that_wait_for_each_other_the_one_furthest_behind_is_named(job: TrainJob) -> None:
     """All of them end; which of them Ray Train sees first says nothing."""
-    for rank, since in enumerate((105.0, 103.5, 104.0)):
-        stands(job, rank, 4711, stood_s=25.0 + rank, since=since)
+    for rank, passes in enumerate((42, 41, 42)):
+        stands(job, rank, 4711, stood_s=25.0 + rank, passes=passes)
     stands(job, 3, 4711)
     for rank in range(3):
         assert loss({rank: lost(RayActorError("1f", DIED))}, job) == (
