@@ -5,16 +5,15 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException
+from fastapi.datastructures import Headers
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rlhf import device
 from rlhf.batch import Rollout, from_completions
@@ -24,6 +23,9 @@ from rlhf.secrets import TokenPlace
 
 MOST_SAMPLES, MOST_BYTES = 4096, 64 * 2**20  # of one request
 HEALTH = "/health"
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 class Turn(BaseModel):
@@ -154,10 +156,10 @@ class Gate:
     FastAPI asks what an endpoint depends on only after it has read the body, and reads that whatever its size.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
+    def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]], token: str | None) -> None:
         self.app, self.token = app, token
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] == HEALTH:
             await self.app(scope, receive, send)
         elif self._is_known(Headers(scope=scope).get("authorization", "")):

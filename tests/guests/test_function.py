@@ -20,7 +20,7 @@ from rlhf.rewards.function import FunctionScorer
 from rlhf.rewards.limits import limits_of
 from rlhf.rewards.sample import Failure, RewardSample
 from rlhf.rewards.scorers import scorer_of
-from tests.limits import HANG_S
+from tests.limits import HANG_S, wait_until
 
 SOURCE = """
 import os, re, signal, subprocess, sys, time
@@ -148,7 +148,7 @@ def test_what_the_function_has_started_ends_with_it(scorer: Callable, tmp_path: 
 
     before = sleepers()
     scorer("moody", timeout_s=1.0)(samples("child"))
-    assert sleepers() == before
+    wait_until(lambda: sleepers() == before)
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
