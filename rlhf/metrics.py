@@ -142,10 +142,11 @@ def read_json_lines(path: Path) -> list[dict]:
 def read_objects(path: Path) -> list[dict]:
     """The objects of a file with one a line; a line that is none is left out."""
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    return [row for row in map(_parsed, lines) if isinstance(row, dict)]
+    return [row for row in map(parsed, lines) if isinstance(row, dict)]
 
 
-def _parsed(line: bytes) -> Any:
+def parsed(line: bytes) -> Any:
+    """A line of JSON; None: it is none."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):  # not JSON, not UTF-8

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from rlhf.metrics import parsed
 
 Take = Callable[[dict[str, Any]], None]
 _POLL_S = 0.2
@@ -38,12 +39,6 @@ def _follow(path: Path, position: int, take: Take, stop: threading.Event) -> Non
                 if not line.endswith(b"\n"):
                     break
                 position += len(line)
-                row = _row(line)
-                if row is not None:
+                row = parsed(line)
+                if isinstance(row, dict):
                     take(row)
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    with suppress(ValueError):
-        return json.loads(line)
-    return None

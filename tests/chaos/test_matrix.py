@@ -53,11 +53,7 @@ def test_a_role_may_be_lost_in_every_phase(
     assert all(struck.stood == (struck.blow.step, struck.blow.phase) for struck in broken.struck)
     assert all(struck.call == struck.blow.call for struck in broken.struck if struck.blow.call is not None)
     assert broken.rows == whole.rows
-    told = broken.losses()
-    with capsys.disabled():
-        print()
-        for struck in broken.struck:
-            print(row(struck, told))
+    told = show(capsys, broken)
     assert all(redone(struck) <= 1 for struck in broken.struck)
     assert all(is_named(struck, told) for struck in broken.struck)
 
@@ -73,14 +69,20 @@ def test_roles_of_an_asynchronous_run_may_be_lost_between_checkpoints(
         ((blow.step, blow.phase), blow.call) for blow in BETWEEN
     ]
     assert broken.rows == whole.rows
+    told = show(capsys, broken)
+    assert [redone(struck) for struck in broken.struck] == [3 if blow.phase == "checkpoint" else blow.step % 3 - 1
+                                                            for blow in BETWEEN]
+    assert all(is_named(struck, told) for struck in broken.struck)
+
+
+def show(capsys, broken: Outcome) -> list[str]:
+    """Print the rows of a run; what it said of its losses."""
     told = broken.losses()
     with capsys.disabled():
         print()
         for struck in broken.struck:
             print(row(struck, told))
-    assert [redone(struck) for struck in broken.struck] == [3 if blow.phase == "checkpoint" else blow.step % 3 - 1
-                                                            for blow in BETWEEN]
-    assert all(is_named(struck, told) for struck in broken.struck)
+    return told
 
 
 def redone(struck: Struck) -> int:
