@@ -17,7 +17,6 @@ from rlhf.device import current, has_gpu
 from rlhf.ppo.config import LearnerConfig, OptimizerConfig
 from rlhf.sound import SoundDirectory
 from rlhf.training import deepspeed_state, pickles
-from rlhf.training.first_step import undo_first_step
 from rlhf.training.operators import OFFLOADED_ADAM, load_operator
 
 CHECKPOINT_TAG = "state"
@@ -59,7 +58,7 @@ class DeepSpeedEngine:
             model=module, optimizer=own_optimizer, model_parameters=parameters, config=deepspeed_config(config),
         )
         if config.zero.stage == 0 and config.precision == "bfloat16":
-            undo_first_step(self.optimizer)
+            deepspeed_state.undo_first_step(self.optimizer)
 
     @property
     def module(self) -> nn.Module:

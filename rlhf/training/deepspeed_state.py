@@ -1,4 +1,4 @@
-"""How DeepSpeed lays out what it saves of a learner. Its files are pickles: rlhf/training/pickles.py reads them."""
+"""What DeepSpeed holds and saves of a learner. Its files are pickles: rlhf/training/pickles.py reads them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ def client_state() -> dict[str, Any]:
     from deepspeed.checkpoint.constants import UNIVERSAL_CHECKPOINT_INFO
 
     return {UNIVERSAL_CHECKPOINT_INFO: {}}
+
+
+def undo_first_step(optimizer: Any) -> None:
+    """Of DeepSpeed's optimizer in bfloat16 without ZeRO, which allocates Adam's moments by a step with a gradient of 0:
+    Adam has counted it, and the float32 masters have decayed."""
+    optimizer.refresh_fp32_params()
+    for kept in optimizer.state.values():
+        kept["step"].zero_()
 
 
 def saved_ranks(directory: Path) -> int:

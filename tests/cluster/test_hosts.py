@@ -59,6 +59,7 @@ def test_a_job_that_is_refused_returns_one(cluster: Cluster, code: Path, tiny_mo
     assert not (tmp_path / "ppo").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_run_outlives_its_machines_and_its_job(
     cluster: Cluster, code: Path, whole: Whole, tiny_models: Any, tmp_path: Path
 ) -> None:

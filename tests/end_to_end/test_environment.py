@@ -83,6 +83,7 @@ def turns_in(mask) -> int:
     return sum(1 for k, here in enumerate(mask) if here and not mask[k - 1])
 
 
+@pytest.mark.exhaustive
 def test_an_environment_that_breaks_ends_the_run_in_a_sentence(ray_cluster, tiny_models, tmp_path) -> None:
     from actors.ppo_job import run
 

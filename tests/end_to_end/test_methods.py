@@ -39,7 +39,7 @@ METHODS: dict[str, Mapping[str, Any]] = {
     },
     "gae": {"ppo": {"critic_warmup_steps": 1}, "policy": {"frozen_layers": 1}},
 }
-OFTEN = {"gae", "grpo"}  # in every `make test`
+OFTEN = {"grpo"}  # in every `make test`
 LOGGED = {
     "grpo": {"group/informative_fraction"},
     "remax": {"reward/greedy_score"},

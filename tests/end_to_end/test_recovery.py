@@ -79,6 +79,7 @@ def test_a_process_that_hangs_is_named_and_replaced(
     assert hung.rows == in_peace and len(hung.rows) == 2
 
 
+@pytest.mark.exhaustive
 def test_a_loss_that_comes_again_ends_the_run_with_a_diagnosis(ray_cluster, tiny_models, tmp_path, monkeypatch) -> None:
     config = config_of(tiny_models, tmp_path / "again", **settings())
     with pytest.raises(RunError, match=r"rollout\[0\] was lost in step 2, rollout: .* it is loss 2 at this step, so"):

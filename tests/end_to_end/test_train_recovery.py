@@ -117,10 +117,9 @@ def test_a_loss_changes_no_mean_of_a_line_no_patience_and_no_end(
     assert re.search(rf"worker 0 was lost in the checkpoint of step {end}: .* \(loss 2 in this command\)", told), told
 
 
+@pytest.mark.exhaustive  # tests/training/test_standing.py has the watch by itself
 @pytest.mark.parametrize(("phase", "signal_", "reason"), [
-    pytest.param(
-        "update", signal.SIGSTOP, "its process did not answer for 60 s", id="stopped", marks=pytest.mark.exhaustive
-    ),
+    pytest.param("update", signal.SIGSTOP, "its process did not answer for 60 s", id="stopped"),
     pytest.param("begin", SLEEP, r"it did not go on for \d\d s", id="waiting"),
 ])
 def test_a_worker_that_hangs_is_named_and_replaced(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Models]:
     return {name: build(size, root / name) for name, size in SIZES.items()}
 
 
+def often(one: str, all_of_them: Iterable[str]) -> list[Any]:
+    """The cases of a test, one of them in every `make test`."""
+    return [each if each == one else pytest.param(each, marks=pytest.mark.exhaustive) for each in all_of_them]
+
+
 def check(setup: Setup, role: str, work: Path) -> float:
     """Bytes measured."""
     measured, expected = peak(setup, role, work), setup.planned(role).on(None).peak
@@ -27,7 +34,7 @@ def check(setup: Setup, role: str, work: Path) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", often("30M", SIZES))
 def test_a_policy_takes_what_was_planned(
     size: str, ray_cluster: str, models: dict[str, Models], tmp_path: Path
 ) -> None:
@@ -35,13 +42,14 @@ def test_a_policy_takes_what_was_planned(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("role", ["critic", "reference", "reward", "rollout"])
+@pytest.mark.parametrize("role", often("rollout", ["critic", "reference", "reward", "rollout"]))
 def test_every_other_role_takes_what_was_planned(
     role: str, ray_cluster: str, models: dict[str, Models], tmp_path: Path
 ) -> None:
     check(Setup(models["89M"]), role, tmp_path)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_recomputed_activations_take_what_was_planned(
     ray_cluster: str, models: dict[str, Models], tmp_path: Path
