@@ -16,10 +16,10 @@ from rlhf import partition
 from rlhf.batch import Experience, PromptBatch, Rollout, concatenate, scatter_rows, select
 from rlhf.errors import DataError, NumericError, RunError
 from rlhf.metrics import Max, Mean, Metrics, Sum
+from rlhf.not_finite import SkipBatch
 from rlhf.ppo.algorithm import EveryGroup
 from rlhf.ppo.config import PPOConfig, reward_role
 from rlhf.ppo.finite_rows import FiniteRows
-from rlhf.ppo.not_finite import SkipBatch
 from rlhf.rewards.config import SkipFailures
 from rlhf.rewards.total import Total
 from rlhf.roles import Resources

@@ -78,10 +78,10 @@ class StageConfig(Config):
     cluster: ClusterConfig = ClusterConfig()
 
     def identity(self) -> dict[str, Any]:
-        """What makes the artifact what it is: everything but where it is written, where it is made, and how patient a
-        training job is."""
-        patience = {"deadline_s", "max_failures"}
-        return self.model_dump(mode="json", exclude={"output": True, "cluster": True, "training": patience})
+        """What makes the artifact what it is: everything but where it is written, where it is made, and what a training
+        job bears before it ends."""
+        borne = {"deadline_s", "max_failures", "not_finite"}
+        return self.model_dump(mode="json", exclude={"output": True, "cluster": True, "training": borne})
 
 
 class ActorStageConfig(StageConfig):

@@ -14,9 +14,13 @@ from rlhf.stage import StageConfig
 CONFIG = "config.yaml"
 _STATE = ("checkpoints/[!.]*", "ray_train/*/checkpoint_*", "rollouts/step_*.parquet")
 _ELSEWHERE = ("output", "cluster")  # where a run is written and made does not make it another run
-# Nor does over how many ranks and in which portions it is computed, what is kept of it, and how long is waited.
-_ALIKE = ("deadline_s", "replacement_s", "keep_checkpoints", "best_checkpoint", "transcripts_every", "transcripts_rows")
-_PATIENCE = (["training", "deadline_s"], ["training", "max_failures"])
+# Nor does over how many ranks and in which portions it is computed, what is kept of it, how long is waited, and what is
+# borne: a run that stopped at what is not finite has left nothing out until then.
+_ALIKE = (
+    "deadline_s", "replacement_s", "not_finite", "keep_checkpoints", "best_checkpoint", "transcripts_every",
+    "transcripts_rows",
+)
+_BORNE = (["training", "deadline_s"], ["training", "max_failures"], ["training", "not_finite"])
 _PORTIONS = ("micro_batch_tokens", "graph_tokens", "gradient_checkpointing")
 
 
@@ -56,7 +60,7 @@ def differences(mine: Any, theirs: Any, prefix: str = "") -> Iterator[str]:
 def _is_alike(key: Sequence[str]) -> bool:
     """Whether a run stays the same (to 1e-6) when this changes."""
     of_role = key[3:] if key[:2] == ["reward", "parts"] else key[1:]
-    if key[0] in _ALIKE or key in _PATIENCE:
+    if key[0] in _ALIKE or key[:2] in _BORNE:
         return True
     return bool(of_role) and (of_role[0] == "resources" or of_role[-1] in _PORTIONS)
 

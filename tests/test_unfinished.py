@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from rlhf import artifacts, unfinished
-from rlhf.config import dump
+from rlhf.config import dump, validate
 from rlhf.errors import RunError
 from rlhf.ownership import config_beside
 from rlhf.stage import StageConfig
+from rlhf.stages.sft import SftConfig
 
 
 class Trained(StageConfig):
@@ -96,3 +97,15 @@ def test_an_older_artifact_does_not_make_the_newer_run_finished(tmp_path: Path) 
     with artifacts.publishing(before.output, "trained", artifacts.digest(before.identity()), {}) as draft:
         (draft.path / "weights").write_text("1")
     assert "differs in steps" in str(unfinished.problem(work, config(tmp_path, steps=6)))
+
+
+def test_what_a_training_job_bears_makes_no_other_run(tmp_path: Path) -> None:
+    """One that lost too many workers, or met a loss that is not finite, goes on when more of that is borne."""
+    def sft(**training: object) -> SftConfig:
+        needed = {"model": "somewhere", "train": ["train.jsonl"], "validation": ["validation.jsonl"]}
+        return validate(SftConfig, {"output": str(tmp_path / "sft"), **needed, "training": training})
+
+    more = sft(max_failures=9, deadline_s=60.0, not_finite={"kind": "skip", "in_a_row": 9})
+    assert more.identity() == sft().identity() != sft(max_steps=9).identity()
+    theirs = sft().model_dump(mode="json")
+    assert list(unfinished.differences(more.model_dump(mode="json"), theirs)) == []

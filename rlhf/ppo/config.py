@@ -9,13 +9,13 @@ from pydantic import Field, model_validator
 from rlhf.config import Config
 from rlhf.device import Precision
 from rlhf.environments.config import AnyEnvironment
+from rlhf.not_finite import NotFinite, StopAtOnce
 from rlhf.objectives.names import KlEstimator
 from rlhf.ppo.algorithm import AlgorithmConfig
 from rlhf.ppo.algorithm_rules import RULES as ALGORITHM_RULES
 from rlhf.ppo.device_rules import ANY_ROLES
 from rlhf.ppo.device_rules import RULES as DEVICE_RULES
 from rlhf.ppo.loop_config import Loop, Synchronous
-from rlhf.ppo.not_finite import NotFinite, StopAtOnce
 from rlhf.rewards.config import MODEL, RewardModelConfig
 from rlhf.roles import Resources, ScorerConfig
 from rlhf.stage import ActorStageConfig, Input, ModelInput

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlhf.batch import Rollout
 from rlhf.errors import NumericError
-from rlhf.ppo.not_finite import NotFinite, SkipBatch
+from rlhf.not_finite import NotFinite, SkipBatch
 
 _OUTPUT = {
     "reward": "scores", "policy": "logprobs", "reference": "ref_logprobs", "critic": "values",

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from rlhf.config import Config
 from rlhf.device import Precision
+from rlhf.not_finite import NotFiniteSteps, StopAtOnce
 
 
 class WorkersConfig(Config):
@@ -56,6 +57,7 @@ class TrainingConfig(Config):
     early_stop_patience: int | None = Field(3, gt=0, description="stop after so many validations without a new best")
     max_failures: int = Field(1, ge=0, description="restarts of the workers from the newest checkpoint")
     deadline_s: float = Field(1800.0, gt=0, description="seconds without progress after which a worker is given up")
+    not_finite: NotFiniteSteps = StopAtOnce()
     workers: WorkersConfig = WorkersConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
 

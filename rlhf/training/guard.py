@@ -1,9 +1,11 @@
-"""Stops a training run at the first step that is not finite, on all ranks at once, and keeps the batch."""
+"""A training step whose loss or gradient is not finite: on all ranks at once, told, its batch saved, and passed over
+where the config allows it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +14,24 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from rlhf.artifacts import write_json
+from rlhf.not_finite import SkipSteps
 from rlhf.training.jobs import TrainJob
+
+
+@dataclass
+class LeftOut:
+    """Optimizer steps that changed nothing: the last ones in a row, and those since the last line of metrics."""
+
+    in_a_row: int = 0
+    since_logged: int = 0
+
+
+@dataclass(frozen=True)
+class Before:
+    """What a Trainer had summed up for its next line of metrics when a step began."""
+
+    loss: torch.Tensor
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 class Guarded:
@@ -21,17 +40,26 @@ class Guarded:
     The norm runs over all ranks, so all of them see the same and stop together, none waits for another in a
     collective, and Ray Train does not restart what would only fail again. A loss that is not finite on any rank
     makes it not finite, too, and DeepSpeed then changes no weight. Only under ZeRO-0 in float32 it neither tells the
-    norm nor looks at it: there, losses and the new weights say what it was.
+    norm nor looks at it: there, `KeepWeights` looks at the gradients.
     """
 
     job: TrainJob
     failed = False
+    kept_weights = False  # said by KeepWeights
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.left_out = LeftOut()
         self._seen: list[tuple[torch.Tensor, Mapping[str, Any]]] = []
 
+    @property
+    def sums(self) -> dict[str, list[float]]:
+        """What TRL's trainers log the means of, by name. transformers' own has none."""
+        return getattr(self, "_metrics", {"train": {}})["train"]
+
     def training_step(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        if not self._seen:
+            self._before = Before(self._tr_loss.clone(), {name: len(found) for name, found in self.sums.items()})
         loss = super().training_step(model, inputs, *args, **kwargs)
         self._seen.append((loss, inputs))
         return loss
@@ -39,17 +67,41 @@ class Guarded:
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # DeepSpeed says -1 for some norms that are not finite
-        good = norm >= 0 and math.isfinite(norm) if norm is not None else self._stayed_finite(model)
-        if not good:
-            self.failed = True
-            self._record_failure()
+        good = norm >= 0 and math.isfinite(norm) if norm is not None else not self.kept_weights
+        if good:
+            self.left_out.in_a_row = 0
+        else:
+            norm = self._pass_over(norm)
+        self.kept_weights = False
         self._seen.clear()
         return norm
 
-    def _stayed_finite(self, model: Any) -> bool:
-        """Losses of all ranks, and weights, which are the same on all; every rank has to ask."""
-        losses = self._first_bad_rank() is None
-        return losses and bool(torch.stack([weight.isfinite().all() for weight in model.parameters()]).all())
+    def _pass_over(self, norm: Any) -> Any:
+        """None, which is not logged, for a step that is left out."""
+        allowed = self.job.training.not_finite
+        self.left_out.in_a_row += 1
+        self.failed = not isinstance(allowed, SkipSteps) or self.left_out.in_a_row > allowed.in_a_row
+        self._record()
+        if self.failed:
+            return norm
+        self.left_out.since_logged += 1
+        self._take_back()
+        return None
+
+    def _take_back(self) -> None:
+        """The next line of metrics is that of the other steps."""
+        self._tr_loss.copy_(self._before.loss)
+        self._globalstep_last_logged += 1  # the mean runs over a step less
+        for name, found in [*self.sums.items()]:
+            del found[self._before.counts.get(name, 0) :]
+            if not found:
+                del self.sums[name]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs and isinstance(self.job.training.not_finite, SkipSteps):
+            logs["left_out"] = self.left_out.since_logged
+            self.left_out.since_logged = 0
+        super().log(logs, *args, **kwargs)
 
     def _bad_losses(self) -> list[tuple[float, Mapping[str, Any]]]:
         return [(float(loss), batch) for loss, batch in self._seen if not torch.isfinite(loss)]
@@ -61,8 +113,9 @@ class Guarded:
         dist.all_reduce(first, op=dist.ReduceOp.MIN)
         return int(first) if first < self.args.world_size else None
 
-    def _record_failure(self) -> None:
-        """One rank saves a batch and says why: the first with a bad loss, or rank 0 when only the gradient is bad."""
+    def _record(self) -> None:
+        """One rank saves a batch, and says why where the run ends: the first with a bad loss, or rank 0 when only the
+        gradient is bad."""
         first, step, rank = self._first_bad_rank(), self.state.global_step + 1, self.args.process_index
         if rank != (first or 0):
             return
@@ -70,12 +123,17 @@ class Guarded:
         saved = self.job.work / f"bad_batch_step{step}_worker{rank}.safetensors"
         tensors = {key: value.cpu().contiguous() for key, value in batch.items() if isinstance(value, torch.Tensor)}
         save_file(tensors, saved)
-        what = "the gradient is not finite" if first is None else f"the loss is {loss}"
-        sentence = (
-            f"{self.job.kind}: {what} at step {step} on worker {rank}; the batch was saved to {saved}; "
-            "look at it, or lower training.learning_rate"
-        )
-        write_json(self.job.failure, {"sentence": sentence})
+        if self.failed:
+            what = "the gradient is not finite" if first is None else f"the loss is {loss}"
+            sentence = f"{self.job.kind}: {what} at step {step} on worker {rank}; the batch was saved to {saved}; "
+            write_json(self.job.failure, {"sentence": sentence + self._remedy()})
+
+    def _remedy(self) -> str:
+        allowed, remedy = self.job.training.not_finite, "look at it, or lower training.learning_rate"
+        if not isinstance(allowed, SkipSteps):
+            return remedy
+        row = f"it is number {self.left_out.in_a_row} in a row"
+        return f"{row}, more than training.not_finite.in_a_row = {allowed.in_a_row}; {remedy}"
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints are working files here: no README is written for them."""
@@ -91,3 +149,21 @@ class StopOnFailure(TrainerCallback):
         if self._trainer.failed:
             control.should_log = control.should_evaluate = control.should_save = False
             control.should_training_stop = True
+
+
+class KeepWeights(TrainerCallback):
+    """In float32 without ZeRO, where DeepSpeed would take a step with any gradients: one with such as are not finite
+    finds none, which torch's optimizers pass over without counting it. Gradients are the same on all ranks."""
+
+    def __init__(self, trainer: Guarded) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args, state, control, optimizer, **_: Any) -> None:
+        optimizer.optimizer.register_step_pre_hook(self._look)
+
+    def _look(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+        if weights and not torch.stack([weight.grad.isfinite().all() for weight in weights]).all():
+            self._trainer.kept_weights = True
+            for weight in weights:
+                weight.grad = None

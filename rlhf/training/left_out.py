@@ -12,7 +12,7 @@ from rlhf.batch import Experience
 from rlhf.device import current
 from rlhf.errors import NumericError
 from rlhf.metrics import Metrics, Sum
-from rlhf.ppo.not_finite import NotFinite, SkipBatch
+from rlhf.not_finite import NotFinite, SkipBatch
 
 _REMEDY = "lower the learning rate, or look for wrong values there"
 

@@ -19,7 +19,7 @@ from rlhf.training.jobs import TrainJob
 from rlhf.training.shares import seal_share
 from rlhf.training.snapshot import WORST
 
-_TRAINING = {"loss", "grad_norm", "learning_rate", "accuracy", "margin"}
+_TRAINING = {"loss", "grad_norm", "learning_rate", "accuracy", "margin", "left_out"}
 
 
 class RayReport(TrainerCallback):

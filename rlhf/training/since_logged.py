@@ -7,12 +7,14 @@ transformers keeps none of it. Each rank has a file of its own, as with the stat
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from rlhf.artifacts import write_json
+from rlhf.training.guard import LeftOut
 
 FILES = "since_logged_*.json"
 
@@ -27,7 +29,8 @@ class KeepSums(TrainerCallback):
         sums = {
             "logged_at": self._trainer._globalstep_last_logged,
             "loss": float(self._trainer._tr_loss),
-            "metrics": {name: [float(each) for each in found] for name, found in _metrics(self._trainer).items()},
+            "metrics": {name: [float(each) for each in found] for name, found in self._trainer.sums.items()},
+            "left_out": asdict(self._trainer.left_out),
         }
         directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         write_json(directory / _file(args.process_index), sums)
@@ -47,12 +50,9 @@ class TakeUpSums(TrainerCallback):
         self._trainer._globalstep_last_logged = sums["logged_at"]
         self._trainer._tr_loss.fill_(sums["loss"])
         for name, found in sums["metrics"].items():
-            _metrics(self._trainer)[name].extend(found)
-
-
-def _metrics(trainer: Any) -> Any:
-    """TRL's, whose means it logs: lists of floats by name. transformers' own Trainer has none."""
-    return getattr(trainer, "_metrics", {"train": {}})["train"]
+            self._trainer.sums[name].extend(found)
+        if "left_out" in sums:  # not in one of an earlier version
+            self._trainer.left_out = LeftOut(**sums["left_out"])
 
 
 def _file(rank: int) -> str:

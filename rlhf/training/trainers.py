@@ -20,7 +20,7 @@ from rlhf.training.ending import EndOnRequest
 from rlhf.training.evaluation import SummedEvaluation, language_model_metrics, language_model_sums
 from rlhf.training.examples import collate_blocks, read_examples
 from rlhf.training.first_step import UndoFirstStep
-from rlhf.training.guard import Guarded, StopOnFailure
+from rlhf.training.guard import Guarded, KeepWeights, StopOnFailure
 from rlhf.training.jobs import TrainJob
 from rlhf.training.order import SeededOrder
 from rlhf.training.reporting import RayReport
@@ -80,8 +80,9 @@ def build_trainer(job: TrainJob, scratch: str, standing: Standing) -> Trainer:
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StopOnFailure(trainer))
     trainer.add_callback(KeepSums(trainer))
-    if job.training.precision == "bfloat16" and job.training.deepspeed.zero_stage == 0:
-        trainer.add_callback(UndoFirstStep())
+    if job.training.deepspeed.zero_stage == 0:
+        half = job.training.precision == "bfloat16"
+        trainer.add_callback(UndoFirstStep() if half else KeepWeights(trainer))
     trainer.add_callback(RayReport(job))
     trainer.add_callback(EndOnRequest(job))
     if job.training.early_stop_patience:

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from rlhf.batch import from_completions
 from rlhf.errors import NumericError
+from rlhf.not_finite import SkipBatch, StopAtOnce
 from rlhf.ppo.finite_rows import FiniteRows
-from rlhf.ppo.not_finite import SkipBatch, StopAtOnce
 
 NAN, INF = float("nan"), float("inf")
 ROLLOUT = from_completions([[5]] * 4, [[6, 7], [8], [9, 1], [2]], [[-1.0] * k for k in (2, 1, 2, 1)], [True] * 4, 0, 0)

@@ -1,16 +1,22 @@
-"""What is not finite stops pretraining, SFT and reward model at once; a gradient of zero does not.
+"""What is not finite stops pretraining, SFT and reward model at once, or leaves the step out; a gradient of zero does
+neither.
 
 Real trainers over DeepSpeed on two processes over gloo.
 """
 
 from __future__ import annotations
 
+import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlhf.training.jobs import TrainJob
+from rlhf.training.shares import seal_share
 from tests.limits import HANG_S
 from tests.training.trainers import (
     INFINITE_GRADIENT,
@@ -38,11 +44,10 @@ def workers(ray_cluster) -> list:
     return actors
 
 
-def trained(workers: list, work: Path, models, stage: int, precision: str, odd: Odd) -> list[Trained]:
+def trained(workers: list, job: TrainJob, odd: Odd, checkpoint: Path | None = None) -> list[Trained]:
     import ray
 
-    job = job_of(work, models.tied, stage, precision)
-    return ray.get([worker.train.remote(job, odd) for worker in workers], timeout=HANG_S)
+    return ray.get([worker.train.remote(job, odd, checkpoint) for worker in workers], timeout=HANG_S)
 
 
 def cases() -> list:
@@ -60,20 +65,63 @@ def cases() -> list:
 def test_what_is_not_finite_ends_training_at_that_step(
     workers: list, tiny_models, tmp_path: Path, odd: Odd, what: str, stage: int, precision: str
 ) -> None:
-    """On all workers, with one batch saved, and with no weight changed where DeepSpeed looks at the norm."""
-    ends = trained(workers, tmp_path, tiny_models, stage, precision, odd)
+    """On all workers, with one batch saved, and with no weight changed."""
+    ends = trained(workers, job_of(tmp_path, tiny_models.tied, stage, precision), odd)
     for end in ends:
         assert end.step == 2 and end.said is not None and f"pretrain: {what} at step 2 on worker " in end.said
-        same = all(map(torch.equal, end.before, end.after))
-        assert same or (stage, precision) == (0, FULL)
+        assert all(map(torch.equal, end.before, end.after))
     (saved,) = tmp_path.glob("bad_batch_step2_worker*.safetensors")
     assert str(saved) in ends[0].said and load_file(saved)["input_ids"].shape == (1, LENGTH)
+
+
+@pytest.mark.parametrize(("stage", "precision"), cases())
+@pytest.mark.parametrize("odd", [NAN_LOSS, INFINITE_GRADIENT], ids=["loss", "gradient"])
+def test_what_is_not_finite_is_left_out_where_the_config_says_so(
+    workers: list, tiny_models, tmp_path: Path, odd: Odd, stage: int, precision: str
+) -> None:
+    """It changes no weight and no count of the optimizer, and is in no mean."""
+    job = job_of(tmp_path, tiny_models.tied, stage, precision, log_every=STEPS, not_finite={"kind": "skip"})
+    for end in trained(workers, job, odd):
+        assert (end.step, end.said) == (STEPS, None)
+        assert all(map(torch.equal, end.before, end.after))
+        assert max(end.counted) < STEPS
+        (line,) = end.lines
+        assert line["left_out"] == 1 and math.isfinite(line["loss"]) and math.isfinite(line.get("grad_norm", 0.0))
+    (saved,) = tmp_path.glob("bad_batch_step2_worker*.safetensors")
+    assert load_file(saved)["input_ids"].shape == (1, LENGTH)
+
+
+def test_a_line_is_that_of_the_other_steps(workers: list, tiny_models, tmp_path: Path) -> None:
+    def lines(name: str, **changes) -> list[dict[str, float]]:
+        job = job_of(tmp_path / name, tiny_models.tied, 1, FULL, not_finite={"kind": "skip"}, **changes)
+        return trained(workers, job, NAN_LOSS)[0].lines
+
+    first, last = lines("each", log_every=1)
+    assert (first["step"], first["left_out"], last["step"], last["left_out"]) == (1, 0, 3, 1)
+    (mean,) = lines("mean", log_every=STEPS)
+    assert mean["loss"] == pytest.approx((first["loss"] + last["loss"]) / 2, rel=1e-6)
+
+
+def test_so_many_in_a_row_end_it_also_across_a_checkpoint(workers: list, tiny_models, tmp_path: Path) -> None:
+    one = {"eval_every": 2, "not_finite": {"kind": "skip", "in_a_row": 1}}
+    job = job_of(tmp_path, tiny_models.tied, 1, FULL, **one)
+    first = trained(workers, replace(job, total_steps=2), NAN_LOSS)
+    assert [(end.step, end.said) for end in first] == [(2, None)] * 2
+    checkpoint = tmp_path / "checkpoint-2"
+    for rank in range(2):
+        shutil.copytree(tmp_path / f"scratch{rank}" / checkpoint.name, checkpoint, dirs_exist_ok=True)
+    for rank in range(2):
+        seal_share(checkpoint, rank, 2)
+    for end in trained(workers, job, replace(NAN_LOSS, steps=(3,)), checkpoint):
+        assert end.step == 3 and end.said is not None
+        assert "pretrain: the loss is nan at step 3 on worker 1; " in end.said
+        assert "it is number 2 in a row, more than training.not_finite.in_a_row = 1; " in end.said
 
 
 @pytest.mark.parametrize(("stage", "precision"), cases())
 def test_a_gradient_of_zero_is_a_step_like_any_other(
     workers: list, tiny_models, tmp_path: Path, stage: int, precision: str
 ) -> None:
-    for end in trained(workers, tmp_path, tiny_models, stage, precision, NO_GRADIENT):
+    for end in trained(workers, job_of(tmp_path, tiny_models.tied, stage, precision), NO_GRADIENT):
         assert (end.step, end.said, end.counted) == (STEPS, None, {STEPS})
         assert all(bool(weight.isfinite().all()) for weight in end.after)

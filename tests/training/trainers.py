@@ -23,30 +23,33 @@ STEPS, LENGTH = 3, 8
 
 @dataclass(frozen=True)
 class Odd:
-    """What a rank meets in the second of three steps."""
+    """What a rank meets in some of three steps."""
 
     loss: float | None = None  # a factor of its losses
     gradient: float | None = None  # of a weight, all of it
     ranks: tuple[int, ...] = (0, 1)
+    steps: tuple[int, ...] = (2,)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """How a rank's training ended: the step it came to, its weights before the last step and after it, and the steps
-    that Adam has counted."""
+    """How a rank's training ended: the step it came to, its weights before the last odd step and after it, the steps
+    that Adam has counted, and the lines of metrics."""
 
     step: int
     said: str | None
     before: list[Tensor]
     after: list[Tensor]
     counted: set[int]
+    lines: list[dict[str, float]]
 
 
-def job_of(work: Path, model: Path, stage: int, precision: str) -> TrainJob:
+def job_of(work: Path, model: Path, stage: int, precision: str, **changes: Any) -> TrainJob:
     """Three steps of two micro-batches on each of two workers; its examples are written."""
     training = validate(TrainingConfig, {
         "batch_size": 4, "micro_batch_size": 1, "eval_every": 100, "log_every": 100, "precision": precision,
         "learning_rate": 0.01, "schedule": "constant", "warmup_ratio": 0.0, "deepspeed": {"zero_stage": stage},
+        **changes,
     })
     job = TrainJob("pretrain", str(model), str(model), work, training, STEPS, seed=0, attempt=work)
     generator = torch.Generator().manual_seed(0)
@@ -59,11 +62,14 @@ def job_of(work: Path, model: Path, stage: int, precision: str) -> TrainJob:
 class TrainerRank(LearnerRank):
     """A process that is one rank, for one job after another."""
 
-    def train(self, job: TrainJob, odd: Odd) -> Trained:
-        """Train to the end, whichever that is."""
+    def train(self, job: TrainJob, odd: Odd, checkpoint: Path | None = None) -> Trained:
+        """Train to the end, whichever that is, from a checkpoint if there is one."""
         from accelerate.state import AcceleratorState
 
+        from rlhf.training.pickles import go_on_training
         from rlhf.training.reporting import RayReport
+        from rlhf.training.shares import require_as_sealed
+        from rlhf.training.since_logged import TakeUpSums
         from rlhf.training.standing import Standing
         from rlhf.training.trainers import build_trainer
 
@@ -73,27 +79,34 @@ class TrainerRank(LearnerRank):
         trainer.remove_callback(RayReport)
         meeting = Meeting(odd if self.rank in odd.ranks else Odd())
         trainer.add_callback(meeting)
-        trainer.train()
+        if checkpoint is None:
+            trainer.train()
+        else:
+            trainer.add_callback(TakeUpSums(trainer, checkpoint))
+            go_on_training(trainer, require_as_sealed(checkpoint))
         said = json.loads(job.failure.read_text())["sentence"] if job.failure.exists() else None
         counted = {int(kept["step"]) for kept in trainer.optimizer.optimizer.state.values()}
-        return Trained(trainer.state.global_step, said, meeting.before, _own(trainer.model), counted)
+        lines = [line for line in trainer.state.log_history if "loss" in line]
+        return Trained(trainer.state.global_step, said, meeting.before, meeting.after, counted, lines)
 
 
 class Meeting(TrainerCallback):
-    """Meets what is odd in the second step, and remembers the weights from before each step."""
+    """Meets what is odd, and remembers the weights from before and after it."""
 
     def __init__(self, odd: Odd) -> None:
-        self.odd, self.before = odd, []
+        self.odd, self.before, self.after = odd, [], []
         self._hooks: list[Any] = []
 
     def on_step_begin(self, args, state, control, model, **_: Any) -> None:
-        self.before = _own(model)
-        if state.global_step == 1:
+        if state.global_step + 1 in self.odd.steps:
+            self.before = _own(model)
             self._hooks = list(self._meet(model))
 
-    def on_step_end(self, args, state, control, **_: Any) -> None:
-        for hook in self._hooks:
-            hook.remove()
+    def on_step_end(self, args, state, control, model, **_: Any) -> None:
+        if state.global_step in self.odd.steps:
+            self.after = _own(model)
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def _meet(self, model: Any) -> Any:
         if self.odd.loss is not None:

@@ -15,15 +15,20 @@ class StopAtOnce(Config):
     kind: Literal["stop"] = "stop"
 
 
-class SkipBatch(Config):
-    """What is not finite trains nothing: rows of a rollout leave the loss, and an optimizer step with such a loss or
-    gradient changes no weight. Beyond the bounds the run ends."""
+class SkipSteps(Config):
+    """An optimizer step with a loss or gradient that is not finite changes no weight. Beyond the bound the run ends."""
 
     kind: Literal["skip"]
-    in_a_row: int = Field(3, ge=1, description="optimizer steps of a role that may be left out in a row")
+    in_a_row: int = Field(3, ge=1, description="optimizer steps of a model that may be left out in a row")
+
+
+class SkipBatch(SkipSteps):
+    """The same, and rows of a rollout that are not finite leave the loss. Beyond the bounds the run ends."""
+
     max_fraction: float = Field(
         0.05, gt=0, le=1, description="rows of a rollout that may be left out for the output of a role"
     )
 
 
+NotFiniteSteps = Annotated[StopAtOnce | SkipSteps, Field(discriminator="kind")]
 NotFinite = Annotated[StopAtOnce | SkipBatch, Field(discriminator="kind")]
