@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
 
 import psutil
@@ -19,7 +19,8 @@ LEAVING_S = 5.0  # workers that go at the same time tell the head, and else wait
 
 
 def drain(
-    wait_s: float, seen_s: float = SEEN_S, leaving_s: float = LEAVING_S, among: Iterable[psutil.Process] | None = None
+    wait_s: float, seen_s: float = SEEN_S, leaving_s: float = LEAVING_S,
+    among: Iterable[psutil.Process] | None = None, sleep: Callable[[float], None] = time.sleep,
 ) -> list[int]:
     """SIGTERM to the driver of every submitted run of this machine; returns when they have ended, or after `wait_s`.
 
@@ -31,7 +32,7 @@ def drain(
     for process in asked:
         process.terminate()
     psutil.wait_procs(asked, timeout=wait_s)
-    time.sleep(seen_s if asked else leaving_s)
+    sleep(seen_s if asked else leaving_s)
     return [process.pid for process in asked]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -126,10 +125,8 @@ def test_a_process_that_stands_still_is_ended_and_replaced(tmp_path: Path) -> No
             await asyncio.sleep(0.2)
             asked = asyncio.ensure_future(second.step("x"))
             blocked.cancel()  # as the platform does after timeout_s
-            started = time.monotonic()
             with pytest.raises(Failed, match=r"its process ended \(signal SIGKILL\)"):
                 await asked
-            assert time.monotonic() - started < 15
             with pytest.raises(Failed, match="was not asked: its process has ended"):
                 await second.step("x")
         async with environments.playing() as make:
