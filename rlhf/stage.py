@@ -70,6 +70,18 @@ class ClusterConfig(Config):
     object_store_gib: float = Field(1.0, gt=0, le=1_000_000, description="object store of a cluster started here, GiB")
 
 
+ELSEWHERE = ("output", "cluster")  # where a run is written and made does not make it another run
+BORNE = ("deadline_s", "max_failures", "not_finite")  # nor does, of `training`, what it bears before it ends
+
+
+def identity_of(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the config of a stage, as it was written, what makes its artifact what it is."""
+    kept = {key: value for key, value in raw.items() if key not in ELSEWHERE}
+    if isinstance(training := kept.get("training"), Mapping):
+        kept["training"] = {key: value for key, value in training.items() if key not in BORNE}
+    return kept
+
+
 class StageConfig(Config):
     """Base of every stage's config."""
 
@@ -80,8 +92,7 @@ class StageConfig(Config):
     def identity(self) -> dict[str, Any]:
         """What makes the artifact what it is: everything but where it is written, where it is made, and what a training
         job bears before it ends."""
-        borne = {"deadline_s", "max_failures", "not_finite"}
-        return self.model_dump(mode="json", exclude={"output": True, "cluster": True, "training": borne})
+        return identity_of(self.model_dump(mode="json"))
 
 
 class ActorStageConfig(StageConfig):

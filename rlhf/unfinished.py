@@ -9,18 +9,17 @@ from typing import Any
 from rlhf import artifacts
 from rlhf.config import read_yaml
 from rlhf.errors import ConfigError
-from rlhf.stage import StageConfig
+from rlhf.stage import BORNE, ELSEWHERE, StageConfig, identity_of
 
 CONFIG = "config.yaml"
 _STATE = ("checkpoints/[!.]*", "ray_train/*/checkpoint_*", "rollouts/step_*.parquet")
-_ELSEWHERE = ("output", "cluster")  # where a run is written and made does not make it another run
-# Nor does over how many ranks and in which portions it is computed, what is kept of it, how long is waited, and what is
-# borne: a run that stopped at what is not finite has left nothing out until then.
+# What does not make a run another one, besides where it is written and made: over how many ranks and in which portions
+# it is computed, what is kept of it, how long is waited, and what is borne: one that stopped at what is not finite has
+# left nothing out until then.
 _ALIKE = (
     "deadline_s", "replacement_s", "not_finite", "keep_checkpoints", "best_checkpoint", "transcripts_every",
     "transcripts_rows",
 )
-_BORNE = (["training", "deadline_s"], ["training", "max_failures"], ["training", "not_finite"])
 _PORTIONS = ("micro_batch_tokens", "graph_tokens", "gradient_checkpointing")
 
 
@@ -60,7 +59,7 @@ def differences(mine: Any, theirs: Any, prefix: str = "") -> Iterator[str]:
 def _is_alike(key: Sequence[str]) -> bool:
     """Whether a run stays the same (to 1e-6) when this changes."""
     of_role = key[3:] if key[:2] == ["reward", "parts"] else key[1:]
-    if key[0] in _ALIKE or key[:2] in _BORNE:
+    if key[0] in _ALIKE or (key[0] == "training" and key[1:2] and key[1] in BORNE):
         return True
     return bool(of_role) and (of_role[0] == "resources" or of_role[-1] in _PORTIONS)
 
@@ -70,11 +69,11 @@ def _config_of(work: Path) -> dict[str, Any] | None:
         raw = read_yaml(work / CONFIG)
     except ConfigError:
         return None
-    return {key: value for key, value in raw.items() if key not in _ELSEWHERE}
+    return {key: value for key, value in raw.items() if key not in ELSEWHERE}
 
 
-def _is_published(output: Path, identity: dict[str, Any]) -> bool:
+def _is_published(output: Path, config: dict[str, Any]) -> bool:
     """Whether the run of that config has come to its end."""
     if not (output / artifacts.MANIFEST).is_file():
         return False
-    return artifacts.load(output).manifest.config_hash == artifacts.digest(identity)
+    return artifacts.load(output).manifest.config_hash == artifacts.digest(identity_of(config))

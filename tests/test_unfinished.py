@@ -101,11 +101,25 @@ def test_an_older_artifact_does_not_make_the_newer_run_finished(tmp_path: Path) 
 
 def test_what_a_training_job_bears_makes_no_other_run(tmp_path: Path) -> None:
     """One that lost too many workers, or met a loss that is not finite, goes on when more of that is borne."""
-    def sft(**training: object) -> SftConfig:
-        needed = {"model": "somewhere", "train": ["train.jsonl"], "validation": ["validation.jsonl"]}
-        return validate(SftConfig, {"output": str(tmp_path / "sft"), **needed, "training": training})
+    more, mine = sft(tmp_path, **MORE), sft(tmp_path)
+    assert more.identity() == mine.identity() != sft(tmp_path, max_steps=9).identity()
+    assert list(unfinished.differences(more.model_dump(mode="json"), mine.model_dump(mode="json"))) == []
 
-    more = sft(max_failures=9, deadline_s=60.0, not_finite={"kind": "skip", "in_a_row": 9})
-    assert more.identity() == sft().identity() != sft(max_steps=9).identity()
-    theirs = sft().model_dump(mode="json")
-    assert list(unfinished.differences(more.model_dump(mode="json"), theirs)) == []
+
+def test_a_training_job_that_has_published_is_over(tmp_path: Path) -> None:
+    """Whatever it bore."""
+    mine, work = sft(tmp_path, **MORE), tmp_path / "sft.work"
+    (work / "ray_train" / "0123.0000" / "checkpoint_7").mkdir(parents=True)
+    (work / "config.yaml").write_text(dump(mine))
+    assert "differs in training.max_steps" in str(unfinished.problem(work, sft(tmp_path, max_steps=9)))
+    with artifacts.publishing(mine.output, "sft", artifacts.digest(mine.identity()), {}) as draft:
+        (draft.path / "weights").write_text("1")
+    assert unfinished.problem(work, sft(tmp_path, max_steps=9)) is None
+
+
+MORE = {"max_failures": 9, "deadline_s": 60.0, "not_finite": {"kind": "skip", "in_a_row": 9}}
+
+
+def sft(root: Path, **training: object) -> SftConfig:
+    needed = {"model": "somewhere", "train": ["train.jsonl"], "validation": ["validation.jsonl"]}
+    return validate(SftConfig, {"output": str(root / "sft"), **needed, "training": training})

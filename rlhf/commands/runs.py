@@ -92,7 +92,9 @@ def _export(config: Any, checkpoints: Path, step: int | None, target: Path) -> N
 
 
 def replay_batch(
-    batch: Annotated[Path, typer.Argument(help="one of failures/*.safetensors below the work directory of a PPO run")],
+    batch: Annotated[
+        Path, typer.Argument(help="one of failures/*.safetensors, or a bad_batch_*.safetensors, of a work directory")
+    ],
 ) -> None:
     """Compute a batch that was not finite again, in this process, and say where the first such number comes from."""
     from rlhf.training.replay import replay

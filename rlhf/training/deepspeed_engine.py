@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,9 @@ class DeepSpeedEngine:
         saved = deepspeed_state.saved_ranks(directory.path / CHECKPOINT_TAG)
         if saved in (0, self.ranks):
             return self._load(directory)
+        kept = pickles.kept_beside(directory, CHECKPOINT_TAG)
+        if kept["steps_done"] == kept.get("left_out", 0):  # no step was made: it is as it began, and Adam has no state
+            return self._take(kept)
         beside = deepspeed_state.beside(directory.path)
         divided = pickles.divided(directory, beside, CHECKPOINT_TAG, write=dist.get_rank() == 0)
         dist.barrier()
@@ -147,7 +150,9 @@ class DeepSpeedEngine:
             shutil.rmtree(beside)
 
     def _load(self, directory: SoundDirectory) -> None:
-        kept = pickles.load_state(self.engine, directory, CHECKPOINT_TAG)
+        self._take(pickles.load_state(self.engine, directory, CHECKPOINT_TAG))
+
+    def _take(self, kept: Mapping[str, Any]) -> None:
         self.steps_done, self.left_out = kept["steps_done"], kept.get("left_out", 0)
 
 

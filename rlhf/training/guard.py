@@ -16,6 +16,8 @@ from transformers import TrainerCallback
 from rlhf.artifacts import write_json
 from rlhf.not_finite import SkipSteps
 from rlhf.training.jobs import TrainJob
+from rlhf.training.replay_stage import metadata_of
+from rlhf.training.told import tell
 
 
 @dataclass
@@ -40,7 +42,8 @@ class Guarded:
     The norm runs over all ranks, so all of them see the same and stop together, none waits for another in a
     collective, and Ray Train does not restart what would only fail again. A loss that is not finite on any rank
     makes it not finite, too, and DeepSpeed then changes no weight. Only under ZeRO-0 in float32 it neither tells the
-    norm nor looks at it: there, `KeepWeights` looks at the gradients.
+    norm nor looks at it: there, `KeepWeights` looks at the gradients. A step that is left out counts for the schedule
+    of the learning rate.
     """
 
     job: TrainJob
@@ -64,6 +67,13 @@ class Guarded:
         self._seen.append((loss, inputs))
         return loss
 
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """One that is not finite has no finite gradient: −log σ(−∞) would have."""
+        found = super().compute_loss(*args, **kwargs)
+        if isinstance(found, tuple):
+            return (_nan_unless_finite(found[0]), *found[1:])
+        return _nan_unless_finite(found)
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # DeepSpeed says -1 for some norms that are not finite
@@ -86,6 +96,8 @@ class Guarded:
             return norm
         self.left_out.since_logged += 1
         self._take_back()
+        if hasattr(self.optimizer.optimizer, "overflow"):
+            self.optimizer.optimizer.overflow = False  # DeepSpeed is done with it; transformers would hold the schedule
         return None
 
     def _take_back(self) -> None:
@@ -114,29 +126,35 @@ class Guarded:
         return int(first) if first < self.args.world_size else None
 
     def _record(self) -> None:
-        """One rank saves a batch, and says why where the run ends: the first with a bad loss, or rank 0 when only the
-        gradient is bad."""
+        """One rank saves a batch and says why: the first with a bad loss, or rank 0 when only the gradient is bad."""
         first, step, rank = self._first_bad_rank(), self.state.global_step + 1, self.args.process_index
         if rank != (first or 0):
             return
         loss, batch = (self._bad_losses() or [(0.0, self._seen[-1][1])])[0]
         saved = self.job.work / f"bad_batch_step{step}_worker{rank}.safetensors"
         tensors = {key: value.cpu().contiguous() for key, value in batch.items() if isinstance(value, torch.Tensor)}
-        save_file(tensors, saved)
-        if self.failed:
-            what = "the gradient is not finite" if first is None else f"the loss is {loss}"
-            sentence = f"{self.job.kind}: {what} at step {step} on worker {rank}; the batch was saved to {saved}; "
-            write_json(self.job.failure, {"sentence": sentence + self._remedy()})
+        save_file(tensors, saved, metadata_of(self.job))
+        what = "the gradient is not finite" if first is None else f"the loss is {loss}"
+        self._say(f"{self.job.kind}: {what} at step {step} on worker {rank}; the batch was saved to {saved}; ")
 
-    def _remedy(self) -> str:
+    def _say(self, what: str) -> None:
         allowed, remedy = self.job.training.not_finite, "look at it, or lower training.learning_rate"
-        if not isinstance(allowed, SkipSteps):
-            return remedy
-        row = f"it is number {self.left_out.in_a_row} in a row"
-        return f"{row}, more than training.not_finite.in_a_row = {allowed.in_a_row}; {remedy}"
+        counted = f"it is number {self.left_out.in_a_row} in a row"
+        if not self.failed:
+            tell(self.job, f"{what}{counted}, and is left out")
+        elif isinstance(allowed, SkipSteps):
+            bound = f"more than training.not_finite.in_a_row = {allowed.in_a_row}"
+            write_json(self.job.failure, {"sentence": f"{what}{counted}, {bound}; {remedy}"})
+        else:
+            write_json(self.job.failure, {"sentence": f"{what}{remedy}"})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints are working files here: no README is written for them."""
+
+
+def _nan_unless_finite(loss: torch.Tensor) -> torch.Tensor:
+    """[] of the same type, without a look at the device."""
+    return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan).to(loss.dtype)
 
 
 class StopOnFailure(TrainerCallback):

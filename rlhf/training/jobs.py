@@ -43,9 +43,9 @@ class TrainJob:
         return self.attempt / "reports.jsonl"
 
     @property
-    def losses(self) -> Path:
-        """Where Ray Train's controller says which workers were lost."""
-        return self.attempt / "losses.jsonl"
+    def told(self) -> Path:
+        """What the user is to be told: of lost workers by Ray Train's controller, of steps left out by a worker."""
+        return self.attempt / "told.jsonl"
 
     @property
     def positions(self) -> Path:

@@ -23,6 +23,14 @@ def load_state(engine: Any, source: SoundDirectory, tag: str) -> dict[str, Any]:
     return client_state
 
 
+def kept_beside(source: SoundDirectory, tag: str) -> dict[str, Any]:
+    """What was kept beside the state of that tag, and DeepSpeed's own entries, of the first rank."""
+    import torch
+
+    first = min((source / tag).path.glob("*_model_states.pt"))
+    return torch.load(first, map_location="cpu", weights_only=True)
+
+
 def divided(source: SoundDirectory, target: Path, tag: str, write: bool) -> SoundDirectory:
     """`target` with the universal form of DeepSpeed's state of that tag, which any number of ranks can load.
 

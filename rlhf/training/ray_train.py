@@ -28,9 +28,9 @@ from rlhf.training.config import WorkersConfig
 from rlhf.training.curve import Curve, following
 from rlhf.training.failures import diagnosis
 from rlhf.training.jobs import TrainJob
-from rlhf.training.losses import WriteLosses, telling
 from rlhf.training.pace import Paced
 from rlhf.training.shares import damage, require_as_sealed
+from rlhf.training.told import WriteLosses, telling
 from rlhf.training.worker import run_worker
 
 Checkpoints = Sequence[tuple[ray.train.Checkpoint, dict[str, float]]]

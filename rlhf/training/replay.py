@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlhf import config as configs
 from rlhf.batch import Experience
@@ -26,11 +24,14 @@ from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.objectives import CriticObjective, PolicyObjective
 from rlhf.training.checkpoint import published, step_of
 from rlhf.training.learner import Objective
+from rlhf.training.probe import probed, rows_said
+from rlhf.training.replay_stage import NAME as OF_A_STAGE
+from rlhf.training.replay_stage import replay_stage
 from rlhf.training.seal import contents, damage, foreign
 from rlhf.training.trained_role import in_silence, trained_role
 
 _NAME = re.compile(r"step_(?P<step>\d+)_(?P<role>.+?)(_(?P<number>\d+)_rank(?P<rank>\d+))?\.safetensors")
-_SHOWN = 8  # rows that are listed
+_REMEDY = "give one of failures/*.safetensors of a PPO run, or a bad_batch_*.safetensors of another stage"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ def replay(path: Path) -> Iterator[str]:
 
     Raises ConfigError for what is no such file, and RunError where its run's config or model is not there any more.
     """
+    if OF_A_STAGE.fullmatch(path.name):
+        yield from replay_stage(path)
+        return
     saved = read_saved(path)
     yield f"step {saved.step}, role {saved.role}: {len(saved.tensors['tokens'])} rows, {path.name}"
     yield from _in_the_batch(saved.tensors)
@@ -64,13 +68,13 @@ def read_saved(path: Path) -> Saved:
 
     found = _NAME.fullmatch(path.name)
     if found is None:
-        raise ConfigError(f"{path}: not the name of a saved batch; give one of failures/*.safetensors of a run")
+        raise ConfigError(f"{path}: not the name of a saved batch; {_REMEDY}")
     try:
         tensors = load_file(str(path))
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); give one of failures/*.safetensors of a run") from None
+        raise ConfigError(f"{path}: cannot be read ({error}); {_REMEDY}") from None
     if "tokens" not in tensors or "response_mask" not in tensors:
-        raise ConfigError(f"{path}: holds no batch; give one of failures/*.safetensors of a run")
+        raise ConfigError(f"{path}: holds no batch; {_REMEDY}")
     number = None if found["number"] is None else int(found["number"])
     return Saved(path, int(found["step"]), found["role"], number, tensors)
 
@@ -79,7 +83,7 @@ def _in_the_batch(tensors: Mapping[str, Tensor]) -> Iterator[str]:
     inside = tensors["response_mask"]
     bad = {name: rows for name, value in tensors.items() if (rows := _bad_rows(value, inside))}
     for name, rows in bad.items():
-        yield f"batch: {name} not finite in {_rows(rows)}"
+        yield f"batch: {name} not finite in {rows_said(rows)}"
     if not bad:
         yield "batch: all finite"
 
@@ -92,11 +96,6 @@ def _bad_rows(value: Tensor, inside: Tensor | None = None) -> list[int]:
     if inside is not None and bad.shape == inside.shape:
         bad &= inside
     return bad.flatten(1).any(dim=1).nonzero().flatten().tolist() if bad.dim() > 1 else bad.nonzero().flatten().tolist()
-
-
-def _rows(rows: list[int]) -> str:
-    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-    return f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:_SHOWN]))}{more}"
 
 
 def _computed_again(saved: Saved) -> Iterator[str]:
@@ -112,7 +111,13 @@ def _computed_again(saved: Saved) -> Iterator[str]:
     objective = _objective(saved.role, config)
     if checkpoint is not None and isinstance(objective, PolicyObjective):
         objective.kl_coef = contents(checkpoint)["state"]["kl_coef"]
-    yield from _through(module.to(current()).train(), objective, _experience(saved), config.longest_response)
+    module, batch = module.to(current()).train(), _experience(saved)
+    totals = step_totals(batch.response_mask.sum(dim=1), config.longest_response)
+
+    def loss() -> Tensor:
+        return objective.loss(module(batch.tokens, batch.response_mask), batch, totals).total
+
+    yield from probed(module, batch.attention_mask, loss)
 
 
 def _before(directory: Path, step: int) -> Path | None:
@@ -132,57 +137,3 @@ def _experience(saved: Saved) -> Experience:
         return Experience(**{name: value.to(current()) for name, value in saved.tensors.items()})
     except (TypeError, ValueError) as error:
         raise DataError(f"{saved.path}: holds no experience of this version ({error})") from None
-
-
-def _through(module: nn.Module, objective: Objective, batch: Experience, max_new_tokens: int) -> Iterator[str]:
-    """Forward, loss and backward; each says what of it is not finite."""
-    with _first_output(module, batch.attention_mask) as found:
-        output = module(batch.tokens, batch.response_mask)
-    yield f"forward: {found[0]}" if found else "forward: all finite"
-    loss = objective.loss(output, batch, step_totals(batch.response_mask.sum(dim=1), max_new_tokens))
-    yield f"loss: {float(loss.total.detach()):.6g}"
-    loss.total.backward()
-    named = [(name, p.grad) for name, p in module.named_parameters() if p.grad is not None]
-    bad = [name for name, gradient in named if not bool(torch.isfinite(gradient).all())]
-    yield (
-        f"gradient: {len(bad)} of {len(named)} parameters not finite, {bad[-1]} the last of them" if bad
-        else "gradient: all finite"
-    )
-
-
-@contextmanager
-def _first_output(module: nn.Module, attended: Tensor) -> Iterator[list[str]]:
-    """Inside the block, the list takes what is said of the first module whose output is not finite."""
-    found: list[str] = []
-
-    def hook(name: str) -> Any:
-        def look(_: nn.Module, __: Any, output: Any) -> None:
-            if found:
-                return
-            for value in output if isinstance(output, tuple) else (output,):
-                if isinstance(value, Tensor) and _is_bad(value, attended):
-                    found.append(f"the first output that is not finite is that of {name}{_of_rows(value, attended)}")
-                    return
-
-        return look
-
-    hooks = [each.register_forward_hook(hook(name)) for name, each in module.named_modules() if name]
-    try:
-        yield found
-    finally:
-        for each in hooks:
-            each.remove()
-
-
-def _is_bad(value: Tensor, attended: Tensor) -> bool:
-    if not value.is_floating_point():
-        return False
-    real = value[attended] if value.shape[:2] == attended.shape else value
-    return not bool(torch.isfinite(real).all())
-
-
-def _of_rows(value: Tensor, attended: Tensor) -> str:
-    if value.shape[:2] != attended.shape:
-        return ""
-    bad = (~torch.isfinite(value)).flatten(2).any(dim=2) if value.dim() > 2 else ~torch.isfinite(value)
-    return f", in {_rows((bad & attended).any(dim=1).nonzero().flatten().tolist())}"

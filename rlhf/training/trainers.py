@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traini
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-from rlhf.models.loading import NewModelConfig, load_causal_lm, load_tokenizer, new_causal_lm, new_reward_model
+from rlhf.models.loading import load_tokenizer
 from rlhf.training.arguments import training_arguments
 from rlhf.training.ending import EndOnRequest
 from rlhf.training.evaluation import SummedEvaluation, language_model_metrics, language_model_sums
@@ -26,6 +26,7 @@ from rlhf.training.order import SeededOrder
 from rlhf.training.reporting import RayReport
 from rlhf.training.since_logged import KeepSums
 from rlhf.training.standing import Positioned, Standing
+from rlhf.training.start import initial_model
 
 
 class PretrainTrainer(Positioned, Guarded, SeededOrder, SummedEvaluation, Trainer):
@@ -72,7 +73,7 @@ def build_trainer(job: TrainJob, scratch: str, standing: Standing) -> Trainer:
     # the length of the examples is final; TRL need not look at it
     args = _ARGUMENTS[job.kind](**shared, **({} if job.kind == "pretrain" else {"max_length": None}))
     with _weights_whole_on_cpu(args):
-        model = _load(job, tokenizer)
+        model = initial_model(job.kind, job.model, tokenizer, job.seed)
     if job.kind == "pretrain":
         common["data_collator"] = collate_blocks
     trainer = _TRAINERS[job.kind](model, args, **common)
@@ -102,11 +103,3 @@ def _weights_whole_on_cpu(args: TrainingArguments) -> Iterator[None]:
     unset_hf_deepspeed_config()
     yield
     set_hf_deepspeed_config(args.hf_deepspeed_config)
-
-
-def _load(job: TrainJob, tokenizer: Any) -> Any:
-    if job.kind == "reward":
-        return new_reward_model(job.model, torch.float32, job.seed)
-    if isinstance(job.model, NewModelConfig):
-        return new_causal_lm(job.model, tokenizer, job.seed)
-    return load_causal_lm(job.model, torch.float32)

@@ -1,6 +1,6 @@
 """`make chaos`: a whole machine lost in every phase, by power or by cable; a table of what it cost.
 
-Not part of `make test`, which has one cell of each (tests/cluster/test_hosts.py).
+Not part of `make test`; `make test-all` has one cell of each (tests/cluster/test_hosts.py).
 """
 
 from __future__ import annotations

@@ -189,9 +189,10 @@ class LearnerRank:
         return str(ended.value), all(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
     def first_half(self, case: Case, models: Any, output: Path, saved: Path) -> None:
-        """Make the first update of a case, and save."""
+        """Make the first update of a case, if it has any, and save."""
         learner, model = self._build(case, models, output)
-        learner.update(batch_of(case, model.config.vocab_size)[1], 0, seed=0)
+        if case.updates:
+            learner.update(batch_of(case, model.config.vocab_size)[1], 0, seed=0)
         learner.save(saved)
 
     def second_half(self, case: Case, models: Any, output: Path, saved: Path) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from rlhf.training.config import TrainingConfig
 from rlhf.training.disk import room_for
 from rlhf.training.failures import diagnosis, loss
 from rlhf.training.jobs import TrainJob
-from rlhf.training.losses import WriteLosses
+from rlhf.training.told import WriteLosses
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 DIED = (
@@ -175,10 +175,10 @@ def test_each_loss_is_told_once_and_counted(job: TrainJob) -> None:
     first, second = {1: lost(RayActorError("1f", DIED))}, {0: KeyError("x")}
     for failures in (first, first, second, first):
         told.after_exception(None, failures)
-    sentences = [json.loads(line)["sentence"] for line in job.losses.read_text().splitlines()]
+    sentences = [json.loads(line)["sentence"] for line in job.told.read_text().splitlines()]
     assert [sentence.rpartition(" (")[2] for sentence in sentences] == [f"loss {n} in this command)" for n in (1, 2, 3)]
-    job.losses.unlink()
-    job.losses.mkdir()
+    job.told.unlink()
+    job.told.mkdir()
     told.after_exception(None, second)
 
 

@@ -15,11 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlhf.metrics import read_json_lines
 from rlhf.training.jobs import TrainJob
 from rlhf.training.shares import seal_share
 from tests.limits import HANG_S
 from tests.training.trainers import (
     INFINITE_GRADIENT,
+    INFINITE_LOSS,
     LENGTH,
     NAN_LOSS,
     NO_GRADIENT,
@@ -31,6 +33,7 @@ from tests.training.trainers import (
 )
 
 HALF, FULL = "bfloat16", "float32"
+SKIP = {"kind": "skip"}
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +62,10 @@ def cases() -> list:
 
 @pytest.mark.parametrize(("stage", "precision"), cases())
 @pytest.mark.parametrize(
-    ("odd", "what"), [(NAN_LOSS, "the loss is nan"), (INFINITE_GRADIENT, "the gradient is not finite")],
-    ids=["loss", "gradient"],
+    ("odd", "what"), [
+        (NAN_LOSS, "the loss is nan"), (INFINITE_GRADIENT, "the gradient is not finite"),
+        pytest.param(INFINITE_LOSS, "the loss is nan", marks=pytest.mark.exhaustive),
+    ], ids=["loss", "gradient", "infinite loss"],
 )
 def test_what_is_not_finite_ends_training_at_that_step(
     workers: list, tiny_models, tmp_path: Path, odd: Odd, what: str, stage: int, precision: str
@@ -80,20 +85,23 @@ def test_what_is_not_finite_is_left_out_where_the_config_says_so(
     workers: list, tiny_models, tmp_path: Path, odd: Odd, stage: int, precision: str
 ) -> None:
     """It changes no weight and no count of the optimizer, and is in no mean."""
-    job = job_of(tmp_path, tiny_models.tied, stage, precision, log_every=STEPS, not_finite={"kind": "skip"})
+    job = job_of(tmp_path, tiny_models.tied, stage, precision, log_every=STEPS, schedule="linear", not_finite=SKIP)
     for end in trained(workers, job, odd):
         assert (end.step, end.said) == (STEPS, None)
         assert all(map(torch.equal, end.before, end.after))
         assert max(end.counted) < STEPS
         (line,) = end.lines
         assert line["left_out"] == 1 and math.isfinite(line["loss"]) and math.isfinite(line.get("grad_norm", 0.0))
+        assert line["learning_rate"] == pytest.approx(0.01 / STEPS), "that of the third step"
     (saved,) = tmp_path.glob("bad_batch_step2_worker*.safetensors")
     assert load_file(saved)["input_ids"].shape == (1, LENGTH)
+    (told,) = read_json_lines(job.told)
+    assert told["sentence"].endswith(f"the batch was saved to {saved}; it is number 1 in a row, and is left out")
 
 
 def test_a_line_is_that_of_the_other_steps(workers: list, tiny_models, tmp_path: Path) -> None:
     def lines(name: str, **changes) -> list[dict[str, float]]:
-        job = job_of(tmp_path / name, tiny_models.tied, 1, FULL, not_finite={"kind": "skip"}, **changes)
+        job = job_of(tmp_path / name, tiny_models.tied, 1, FULL, not_finite=SKIP, **changes)
         return trained(workers, job, NAN_LOSS)[0].lines
 
     first, last = lines("each", log_every=1)
@@ -103,19 +111,37 @@ def test_a_line_is_that_of_the_other_steps(workers: list, tiny_models, tmp_path:
 
 
 def test_so_many_in_a_row_end_it_also_across_a_checkpoint(workers: list, tiny_models, tmp_path: Path) -> None:
-    one = {"eval_every": 2, "not_finite": {"kind": "skip", "in_a_row": 1}}
-    job = job_of(tmp_path, tiny_models.tied, 1, FULL, **one)
-    first = trained(workers, replace(job, total_steps=2), NAN_LOSS)
-    assert [(end.step, end.said) for end in first] == [(2, None)] * 2
-    checkpoint = tmp_path / "checkpoint-2"
-    for rank in range(2):
-        shutil.copytree(tmp_path / f"scratch{rank}" / checkpoint.name, checkpoint, dirs_exist_ok=True)
-    for rank in range(2):
-        seal_share(checkpoint, rank, 2)
+    job = job_of(tmp_path, tiny_models.tied, 1, FULL, eval_every=2, not_finite={**SKIP, "in_a_row": 1})
+    checkpoint = left_after_two(workers, job)
     for end in trained(workers, job, replace(NAN_LOSS, steps=(3,)), checkpoint):
         assert end.step == 3 and end.said is not None
         assert "pretrain: the loss is nan at step 3 on worker 1; " in end.said
         assert "it is number 2 in a row, more than training.not_finite.in_a_row = 1; " in end.said
+
+
+@pytest.mark.parametrize("kind", ["pretrain", pytest.param("reward", marks=pytest.mark.exhaustive)])
+def test_a_line_that_a_kill_cuts_in_two_counts_the_same(workers: list, tiny_models, tmp_path: Path, kind: str) -> None:
+    """A step that is left out before the checkpoint, and the one after it, in one line."""
+    changes = {"kind": kind, "eval_every": 2, "log_every": STEPS, "not_finite": SKIP}
+    whole = job_of(tmp_path / "whole", tiny_models.tied, 1, FULL, **changes)
+    parts = job_of(tmp_path / "parts", tiny_models.tied, 1, FULL, **changes)
+    (wanted,) = trained(workers, whole, NAN_LOSS)[0].lines
+    (found,) = trained(workers, parts, Odd(), left_after_two(workers, parts))[0].lines
+    names = {"loss", "grad_norm", "learning_rate", "left_out", *(["accuracy", "margin"] if kind == "reward" else [])}
+    assert {name: found[name] for name in names} == {name: wanted[name] for name in names}
+    assert found["left_out"] == 1 and all(math.isfinite(found[name]) for name in names)
+
+
+def left_after_two(workers: list, job: TrainJob) -> Path:
+    """The checkpoint of the first two steps, of which the second was left out."""
+    first = trained(workers, replace(job, total_steps=2), NAN_LOSS)
+    assert [(end.step, end.said) for end in first] == [(2, None)] * 2
+    checkpoint = job.work / "checkpoint-2"
+    for rank in range(2):
+        shutil.copytree(job.work / f"scratch{rank}" / checkpoint.name, checkpoint, dirs_exist_ok=True)
+    for rank in range(2):
+        seal_share(checkpoint, rank, 2)
+    return checkpoint
 
 
 @pytest.mark.parametrize(("stage", "precision"), cases())

@@ -204,6 +204,25 @@ def test_a_learner_goes_on_with_another_number_of_ranks(
     assert files == sorted(path for path in tmp_path.rglob("*") if path.is_file())
 
 
+@pytest.mark.parametrize(("before", "after", "stage", "change"), in_part(
+    lambda before, after, stage, change: before == 2 and stage in (2, 3) and not change,
+    RANKS, (1, 2, 3), ({}, HALF, {"lora": True}),
+), ids=str)
+def test_a_learner_that_has_made_no_step_goes_on_with_another_number_of_ranks(
+    ranks: Ranks, stage: int, before: int, after: int, change: dict, tmp_path: Path
+) -> None:
+    """As a policy while the critic warms up: Adam has no state yet, and DeepSpeed's conversion wants one."""
+    case = Case(stage=stage, batch="even", evaluate_first=False, **change)
+    saved = tmp_path / "step_000001" / case.role
+    ranks.ask(replace(case, ranks=before, updates=0), "first_half", saved)
+    (found, *_) = ranks.ask(replace(case, ranks=after), "second_half", saved)
+    (wanted, *_) = ranks.ask(replace(case, ranks=before), "second_half", saved)
+    near = {"rtol": 0.02, "atol": 0.002} if change == HALF else {"rtol": 0.0, "atol": 1e-6}
+    assert found.keys() == wanted.keys()
+    for name, weight in wanted.items():
+        torch.testing.assert_close(found[name], weight, msg=name, **near)
+
+
 @pytest.mark.parametrize("stage", [1, 2])
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_learner_in_bfloat16_goes_on_with_another_number_of_ranks(

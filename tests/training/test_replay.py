@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -17,8 +18,13 @@ from rlhf.config import merge
 from rlhf.errors import ConfigError
 from rlhf.ownership import write_config
 from rlhf.ppo.config import PPOConfig
+from rlhf.training import snapshot
+from rlhf.training.jobs import Kind
 from rlhf.training.replay import read_saved, replay
+from rlhf.training.replay_stage import metadata_of
+from rlhf.training.shares import seal_share
 from tests.training.ranks import Case, batch_of, config_of
+from tests.training.trainers import LENGTH, job_of
 
 SPOILT = 0  # the row of `batch_of` whose advantages are NaN
 
@@ -86,7 +92,7 @@ def test_what_a_role_answered_for_a_rollout_is_listed(config: PPOConfig, tmp_pat
 
 
 def test_what_is_no_such_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    remedy = "give one of failures/\\*.safetensors of a run"
+    remedy = "give one of failures/\\*.safetensors of a PPO run, or a bad_batch_\\*.safetensors of another stage"
     with pytest.raises(ConfigError, match=rf"model.safetensors: not the name of a saved batch; {remedy}"):
         read_saved(tmp_path / "model.safetensors")
     path = tmp_path / "step_000002_policy_1_rank0.safetensors"
@@ -105,4 +111,75 @@ def test_a_batch_of_another_version_is_refused_in_a_sentence(config: PPOConfig, 
     tensors = {name: value for name, value in vars(replace(batch)).items() if name != "weights"}
     path = saved(tmp_path / "ppo.work", config, tensors, "step_000002_policy_1_rank0.safetensors")
     with pytest.raises(Exception, match="holds no experience of this version"):
+        list(replay(path))
+
+
+class OfAStage:
+    """What a worker of SFT or the reward model has saved, in a directory as Ray Train leaves it."""
+
+    def __init__(self, work: Path, kind: Kind, model: Path) -> None:
+        self.job = job_of(work, model, 1, "float32", kind)
+        self.job = replace(self.job, attempt=work / "ray_train" / "0123.0001")
+
+    def bad_batch(self, **changes: torch.Tensor) -> Path:
+        ids = torch.arange(4 * LENGTH).reshape(4, LENGTH) + 3
+        labels = {} if self.job.kind == "reward" else {"labels": ids.clone()}
+        path = self.job.work / "bad_batch_step5_worker1.safetensors"
+        save_file({"input_ids": ids, **labels, **changes}, str(path), metadata_of(self.job))
+        return path
+
+    def checkpoint(self, step: int, model: Any) -> Path:
+        """One that is listed and sealed."""
+        directory = self.job.attempt / f"checkpoint_{step}"
+        model.save_pretrained(directory)
+        seal_share(directory, 0, 1)
+        entry = {"checkpoint_dir_name": directory.name, "metrics": {"step": step}}
+        content = {"checkpoint_results": [entry], "checkpoint_report_indices": [0]}
+        (self.job.attempt / snapshot.NAME).write_text(json.dumps(content))
+        return directory
+
+
+def test_rows_without_labels_are_named(tiny_models: Any, tmp_path: Path) -> None:
+    """Their mean is 0 / 0. Without a checkpoint the weights are those of the beginning."""
+    path = OfAStage(tmp_path, "sft", tiny_models.tied).bad_batch(labels=torch.full((4, LENGTH), -100))
+    assert next(replay(path)) == f"step 5, worker 1 of sft: 4 rows, {path.name}"
+    told = said(path)
+    assert told["batch"] == f"token ids 3 to {4 * LENGTH + 2}" and told["labels"] == "none in rows 0, 1, 2, 3"
+    assert told["weights"] == "those that the run began with; it has no sound checkpoint from before step 5"
+    assert told["forward"] == "all finite" and told["loss"] == "nan"
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "reward"])
+def test_the_weights_of_a_stage_are_those_of_its_newest_sound_checkpoint(
+    tiny_models: Any, tmp_path: Path, kind: Kind, capsys: Any
+) -> None:
+    from rlhf.models.loading import load_causal_lm, load_reward_model
+
+    model = (load_reward_model if kind == "reward" else load_causal_lm)(
+        tiny_models.reward if kind == "reward" else tiny_models.tied, torch.float32
+    )
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 4] = float("inf")
+    stage = OfAStage(tmp_path, kind, tiny_models.tied)
+    directory = stage.checkpoint(3, model)
+    path = stage.bad_batch()
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", str(path)])
+    assert not ended.value.code
+    out = capsys.readouterr().out
+    assert "weights: checkpoint_3, 1 steps older than those that failed" in out
+    named = "the first output that is not finite is that of model.layers.1.mlp.up_proj, in rows 0, 1, 2, 3"
+    assert f"forward: {named}" in out
+    (directory / "model.safetensors").write_bytes(b"torn")
+    told = said(path)
+    assert told["weights"].startswith("those that the run began with") and told["forward"] == "all finite"
+    assert told["gradient"] == "all finite" and float(told["loss"]) > 0
+
+
+def test_a_batch_of_a_stage_that_says_nothing_of_its_job_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad_batch_step5_worker1.safetensors"
+    with pytest.raises(ConfigError, match=r"cannot be read \(.*\); give a bad_batch_\*.safetensors of pretraining"):
+        list(replay(path))
+    save_file({"input_ids": torch.zeros(1, 1)}, str(path))
+    with pytest.raises(ConfigError, match="does not say which job it is of; give a bad_batch_"):
         list(replay(path))

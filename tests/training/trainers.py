@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from rlhf.config import validate
 from rlhf.training.config import TrainingConfig
 from rlhf.training.examples import write_examples
-from rlhf.training.jobs import TrainJob
+from rlhf.training.jobs import Kind, TrainJob
 from tests.training.ranks import LearnerRank
 
 STEPS, LENGTH = 3, 8
@@ -26,6 +26,7 @@ class Odd:
     """What a rank meets in some of three steps."""
 
     loss: float | None = None  # a factor of its losses
+    more: float | None = None  # is added to its losses, whose gradient it leaves finite
     gradient: float | None = None  # of a weight, all of it
     ranks: tuple[int, ...] = (0, 1)
     steps: tuple[int, ...] = (2,)
@@ -44,17 +45,21 @@ class Trained:
     lines: list[dict[str, float]]
 
 
-def job_of(work: Path, model: Path, stage: int, precision: str, **changes: Any) -> TrainJob:
-    """Three steps of two micro-batches on each of two workers; its examples are written."""
+def job_of(
+    work: Path, model: Path, stage: int, precision: str, kind: Kind = "pretrain", **changes: Any
+) -> TrainJob:
+    """Three steps of two micro-batches on each of two workers; its examples, numbers, are written."""
     training = validate(TrainingConfig, {
         "batch_size": 4, "micro_batch_size": 1, "eval_every": 100, "log_every": 100, "precision": precision,
         "learning_rate": 0.01, "schedule": "constant", "warmup_ratio": 0.0, "deepspeed": {"zero_stage": stage},
         **changes,
     })
-    job = TrainJob("pretrain", str(model), str(model), work, training, STEPS, seed=0, attempt=work)
+    job = TrainJob(kind, str(model), str(model), work, training, STEPS, seed=0, attempt=work)
     generator = torch.Generator().manual_seed(0)
-    blocks = torch.randint(3, 250, (4 * STEPS, LENGTH), generator=generator).tolist()
-    columns = {"input_ids": blocks, "labels": blocks}
+    blocks, others = torch.randint(3, 250, (2, 4 * STEPS, LENGTH), generator=generator).tolist()
+    columns = {"chosen_ids": blocks, "rejected_ids": others} if kind == "reward" else {
+        "input_ids": blocks, "labels": blocks
+    }
     write_examples(job.examples, columns, {"all": columns})
     return job
 
@@ -109,14 +114,16 @@ class Meeting(TrainerCallback):
             self._hooks.pop().remove()
 
     def _meet(self, model: Any) -> Any:
-        if self.odd.loss is not None:
-            yield model.register_forward_hook(self._multiplied)
+        if self.odd.loss is not None or self.odd.more is not None:
+            yield model.register_forward_hook(self._changed)
         if self.odd.gradient is not None:
             weight = next(model.parameters())
             yield weight.register_hook(lambda gradient: torch.full_like(gradient, self.odd.gradient))
 
-    def _multiplied(self, module: Any, inputs: Any, output: Any) -> Any:
-        output["loss"] = output["loss"] * self.odd.loss
+    def _changed(self, module: Any, inputs: Any, output: Any) -> Any:
+        factor, more = (1.0 if self.odd.loss is None else self.odd.loss), self.odd.more or 0.0
+        name = "logits" if output.get("loss") is None else "loss"  # the loss of pairs is made of their scores
+        output[name] = output[name] * factor + more
         return output
 
 
@@ -126,5 +133,6 @@ def _own(model: Any) -> list[Tensor]:
 
 
 NAN_LOSS = Odd(loss=math.nan, ranks=(1,))
+INFINITE_LOSS = Odd(more=math.inf, ranks=(1,))
 INFINITE_GRADIENT = Odd(gradient=math.inf, ranks=(1,))
 NO_GRADIENT = Odd(loss=0.0)

@@ -1,4 +1,4 @@
-"""Ray Train starts lost workers again by itself: the user is told which was lost, where, and of what."""
+"""What happens in the processes of a Ray Train job and is no error: the user is told of it by the driver."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from rlhf.training.jobs import TrainJob
 
 
 class WriteLosses(UserCallback):
-    """In the process of Ray Train's controller: a line for each loss. Nothing depends on it, so nothing ends for it."""
+    """In the process of Ray Train's controller, which starts lost workers again by itself: which, where, and of what.
+    """
 
     def __init__(self, job: TrainJob) -> None:
         self._job, self._count = job, 0
@@ -28,12 +29,16 @@ class WriteLosses(UserCallback):
         if told == self._told:
             return
         self._told, self._count = told, self._count + 1
-        sentence = f"{loss(worker_exceptions, self._job)} (loss {self._count} in this command)"
-        with suppress(OSError), open(self._job.losses, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"sentence": sentence}) + "\n")
+        tell(self._job, f"{loss(worker_exceptions, self._job)} (loss {self._count} in this command)")
+
+
+def tell(job: TrainJob, sentence: str) -> None:
+    """From any process of the job. Nothing depends on it, so nothing ends for it."""
+    with suppress(OSError), open(job.told, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"sentence": sentence}) + "\n")
 
 
 def telling(job: TrainJob, note: Callable[[str], None]) -> AbstractContextManager[None]:
-    """Inside the block, which is the driver's, each loss is told as it is written."""
-    write_bytes(job.losses, b"")
-    return tailing(job.losses, 0, lambda row: note(row["sentence"]))
+    """Inside the block, which is the driver's, each sentence is told as it is written."""
+    write_bytes(job.told, b"")
+    return tailing(job.told, 0, lambda row: note(row["sentence"]))
