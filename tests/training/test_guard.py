@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf.metrics import read_json_lines
+from rlhf.metrics import read_objects
 from rlhf.training.jobs import TrainJob
 from rlhf.training.shares import seal_share
 from tests.limits import HANG_S
@@ -95,7 +95,7 @@ def test_what_is_not_finite_is_left_out_where_the_config_says_so(
         assert line["learning_rate"] == pytest.approx(0.01 / STEPS), "that of the third step"
     (saved,) = tmp_path.glob("bad_batch_step2_worker*.safetensors")
     assert load_file(saved)["input_ids"].shape == (1, LENGTH)
-    (told,) = read_json_lines(job.told)
+    (told,) = read_objects(job.told)
     assert told["sentence"].endswith(f"the batch was saved to {saved}; it is number 1 in a row, and is left out")
 
 
