@@ -91,9 +91,12 @@ class KillsItself(TrainerCallback):
         self.reached("checkpoint", state.global_step)
 
     def on_train_end(self, args, state, control, **_: Any) -> None:
-        """When Ray Train has listed the last checkpoint."""
-        wait_until(lambda: state.global_step in [each.step for each in saved(self._job.attempt)])
+        self._listed(state.global_step)
         self.reached("end", state.global_step)
+
+    def _listed(self, step: int) -> None:
+        """Ray Train learns of a checkpoint when it asks the workers next, some seconds later."""
+        wait_until(lambda: step in [each.step for each in saved(self._job.attempt)], what=f"checkpoint of step {step}")
 
     def reached(self, phase: str, step: int) -> None:
         blows = dealt(self._work)
@@ -104,6 +107,8 @@ class KillsItself(TrainerCallback):
                 blow.lost_s = time.time() - blow.at
                 _write(self._work, blows)
             elif all(before.lost_s is not None for before in blows[:number]):
+                if (due := (step - 1) // self._job.training.eval_every * self._job.training.eval_every):
+                    self._listed(due)
                 blow.pid, blow.at, blow.step = os.getpid(), time.time(), step
                 _write(self._work, blows)
                 if blow.signal == SLEEP:
