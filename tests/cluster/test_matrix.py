@@ -19,7 +19,7 @@ from tests.cluster.machines import Machine
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3000)]
 CELLS = {  # of each phase, whose machine is lost, and what that actor is asked for then
-    "rollout": ("rollout[0]", "generate"), "score": ("reward[0]", "score"), "update": ("policy[1]", "update"),
+    "rollout": ("rollout[0]", "generate"), "score": ("reference[0]", "logprobs"), "update": ("policy[1]", "update"),
     "publish": ("policy[1]", "weights"), "checkpoint": ("policy[1]", "save"),
 }
 STEPS = {"steps": len(CELLS) + 1, "checkpoint_every": 1}
