@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from rlhf.training.told import tell
 
 
 @dataclass
-class LeftOut:
+class PassedOver:
     """Optimizer steps that changed nothing: the last ones in a row, and those since the last line of metrics."""
 
     in_a_row: int = 0
@@ -33,7 +33,7 @@ class Before:
     """What a Trainer had summed up for its next line of metrics when a step began."""
 
     loss: torch.Tensor
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int]
 
 
 class Guarded:
@@ -52,7 +52,7 @@ class Guarded:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.left_out = LeftOut()
+        self.left_out = PassedOver()
         self._seen: list[tuple[torch.Tensor, Mapping[str, Any]]] = []
 
     @property

@@ -80,9 +80,13 @@ def _read(path: Path) -> tuple[About, dict[str, Tensor]]:
             about, batch = content.metadata() or {}, {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); {remedy}") from None
-    if _ABOUT not in about or "input_ids" not in batch:
+    try:
+        found = About(**json.loads(about.get(_ABOUT, "")))
+    except (ValueError, TypeError):  # none, not JSON, or other fields
+        found = None
+    if found is None or "input_ids" not in batch:
         raise ConfigError(f"{path}: does not say which job it is of; {remedy} of this version")
-    return About(**json.loads(about[_ABOUT])), batch
+    return found, batch
 
 
 def _in_the_batch(batch: Mapping[str, Tensor]) -> Iterator[str]:

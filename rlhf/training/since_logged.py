@@ -14,7 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from rlhf.artifacts import write_json
-from rlhf.training.guard import LeftOut
+from rlhf.training.guard import PassedOver
 
 FILES = "since_logged_*.json"
 
@@ -52,7 +52,7 @@ class TakeUpSums(TrainerCallback):
         for name, found in sums["metrics"].items():
             self._trainer.sums[name].extend(found)
         if "left_out" in sums:  # not in one of an earlier version
-            self._trainer.left_out = LeftOut(**sums["left_out"])
+            self._trainer.left_out = PassedOver(**sums["left_out"])
 
 
 def _file(rank: int) -> str:

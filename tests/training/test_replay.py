@@ -180,6 +180,7 @@ def test_a_batch_of_a_stage_that_says_nothing_of_its_job_is_refused(tmp_path: Pa
     path = tmp_path / "bad_batch_step5_worker1.safetensors"
     with pytest.raises(ConfigError, match=r"cannot be read \(.*\); give a bad_batch_\*.safetensors of pretraining"):
         list(replay(path))
-    save_file({"input_ids": torch.zeros(1, 1)}, str(path))
-    with pytest.raises(ConfigError, match="does not say which job it is of; give a bad_batch_"):
-        list(replay(path))
+    for metadata in (None, {"about": "{"}, {"about": "[]"}, {"about": '{"kind": "sft"}'}):
+        save_file({"input_ids": torch.zeros(1, 1)}, str(path), metadata)
+        with pytest.raises(ConfigError, match="does not say which job it is of; give a bad_batch_"):
+            list(replay(path))
