@@ -28,7 +28,7 @@ def kept_beside(source: SoundDirectory, tag: str) -> dict[str, Any]:
     import torch
 
     first = min((source / tag).path.glob("*_model_states.pt"))
-    return torch.load(first, map_location="cpu", weights_only=True)
+    return torch.load(first, map_location="cpu", weights_only=True, mmap=True)
 
 
 def divided(source: SoundDirectory, target: Path, tag: str, write: bool) -> SoundDirectory:
