@@ -75,6 +75,11 @@ class TrainingConfig(Config):
         """Forward passes of each worker per optimizer step."""
         return self.batch_size // (self.micro_batch_size * self.workers.count)
 
+    @property
+    def steps_plainly(self) -> bool:
+        """Without ZeRO in float32 DeepSpeed leaves it to the optimizer to look at the gradients."""
+        return self.deepspeed.zero_stage == 0 and self.precision == "float32"
+
     def steps(self, examples: int) -> int:
         """Optimizer steps of the job on so many training examples; a last part of a batch is left out."""
         by_epochs = max(1, int(self.epochs * (examples // self.batch_size)))

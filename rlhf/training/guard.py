@@ -42,13 +42,13 @@ class Guarded:
     The norm runs over all ranks, so all of them see the same and stop together, none waits for another in a
     collective, and Ray Train does not restart what would only fail again. A loss that is not finite on any rank
     makes it not finite, too, and DeepSpeed then changes no weight. Only under ZeRO-0 in float32 it neither tells the
-    norm nor looks at it: there, `KeepWeights` looks at the gradients. A step that is left out counts for the schedule
-    of the learning rate.
+    norm nor looks at it: there, `StepByNorm` does both. A step that is left out counts for the schedule of the
+    learning rate.
     """
 
     job: TrainJob
     failed = False
-    kept_weights = False  # said by KeepWeights
+    plain_norm: float | None = None  # said by StepByNorm
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -75,14 +75,11 @@ class Guarded:
         return _nan_unless_finite(found)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        # DeepSpeed says -1 for some norms that are not finite
-        good = norm >= 0 and math.isfinite(norm) if norm is not None else not self.kept_weights
-        if good:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm) if self.plain_norm is None else self.plain_norm
+        if norm >= 0 and math.isfinite(norm):  # DeepSpeed says -1 for some norms that are not finite
             self.left_out.in_a_row = 0
         else:
             norm = self._pass_over(norm)
-        self.kept_weights = False
         self._seen.clear()
         return norm
 
@@ -134,7 +131,7 @@ class Guarded:
         saved = self.job.work / f"bad_batch_step{step}_worker{rank}.safetensors"
         tensors = {key: value.cpu().contiguous() for key, value in batch.items() if isinstance(value, torch.Tensor)}
         save_file(tensors, saved, metadata_of(self.job))
-        what = "the gradient is not finite" if first is None else f"the loss is {loss}"
+        what = "the gradient norm is not finite" if first is None else f"the loss is {loss}"
         self._say(f"{self.job.kind}: {what} at step {step} on worker {rank}; the batch was saved to {saved}; ")
 
     def _say(self, what: str) -> None:
@@ -169,19 +166,24 @@ class StopOnFailure(TrainerCallback):
             control.should_training_stop = True
 
 
-class KeepWeights(TrainerCallback):
-    """In float32 without ZeRO, where DeepSpeed would take a step with any gradients: one with such as are not finite
-    finds none, which torch's optimizers pass over without counting it. Gradients are the same on all ranks."""
+class StepByNorm(TrainerCallback):
+    """In float32 without ZeRO, where DeepSpeed would take a step with any gradients: clips them by their norm, which it
+    tells. With one that is not finite the optimizer finds no gradients, and torch's pass such a step over without
+    counting it. Gradients are the same on all ranks."""
 
     def __init__(self, trainer: Guarded) -> None:
         self._trainer = trainer
 
     def on_train_begin(self, args, state, control, optimizer, **_: Any) -> None:
+        self._trainer.model_wrapped._config.gradient_clipping = 0.0  # of DeepSpeed's own, that of an infinite norm is 0
         optimizer.optimizer.register_step_pre_hook(self._look)
 
     def _look(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
-        if weights and not torch.stack([weight.grad.isfinite().all() for weight in weights]).all():
-            self._trainer.kept_weights = True
-            for weight in weights:
-                weight.grad = None
+        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights])
+        self._trainer.plain_norm = float(norm)
+        if math.isfinite(self._trainer.plain_norm):
+            torch.nn.utils.clip_grads_with_norm_(weights, self._trainer.job.training.max_grad_norm, norm)
+            return
+        for weight in weights:
+            weight.grad = None

@@ -20,7 +20,7 @@ from rlhf.training.ending import EndOnRequest
 from rlhf.training.evaluation import SummedEvaluation, language_model_metrics, language_model_sums
 from rlhf.training.examples import collate_blocks, read_examples
 from rlhf.training.first_step import UndoFirstStep
-from rlhf.training.guard import Guarded, KeepWeights, StopOnFailure
+from rlhf.training.guard import Guarded, StepByNorm, StopOnFailure
 from rlhf.training.jobs import TrainJob
 from rlhf.training.order import SeededOrder
 from rlhf.training.reporting import RayReport
@@ -81,9 +81,10 @@ def build_trainer(job: TrainJob, scratch: str, standing: Standing) -> Trainer:
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StopOnFailure(trainer))
     trainer.add_callback(KeepSums(trainer))
-    if job.training.deepspeed.zero_stage == 0:
-        half = job.training.precision == "bfloat16"
-        trainer.add_callback(UndoFirstStep() if half else KeepWeights(trainer))
+    if job.training.steps_plainly:
+        trainer.add_callback(StepByNorm(trainer))
+    elif job.training.deepspeed.zero_stage == 0:
+        trainer.add_callback(UndoFirstStep())
     trainer.add_callback(RayReport(job))
     trainer.add_callback(EndOnRequest(job))
     if job.training.early_stop_patience:

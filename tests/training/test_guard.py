@@ -22,6 +22,7 @@ from tests.limits import HANG_S
 from tests.training.trainers import (
     INFINITE_GRADIENT,
     INFINITE_LOSS,
+    INFINITE_NORM,
     LENGTH,
     NAN_LOSS,
     NO_GRADIENT,
@@ -63,7 +64,7 @@ def cases() -> list:
 @pytest.mark.parametrize(("stage", "precision"), cases())
 @pytest.mark.parametrize(
     ("odd", "what"), [
-        (NAN_LOSS, "the loss is nan"), (INFINITE_GRADIENT, "the gradient is not finite"),
+        (NAN_LOSS, "the loss is nan"), (INFINITE_GRADIENT, "the gradient norm is not finite"),
         pytest.param(INFINITE_LOSS, "the loss is nan", marks=pytest.mark.exhaustive),
     ], ids=["loss", "gradient", "infinite loss"],
 )
@@ -91,12 +92,23 @@ def test_what_is_not_finite_is_left_out_where_the_config_says_so(
         assert all(map(torch.equal, end.before, end.after))
         assert max(end.counted) < STEPS
         (line,) = end.lines
-        assert line["left_out"] == 1 and math.isfinite(line["loss"]) and math.isfinite(line.get("grad_norm", 0.0))
+        assert line["left_out"] == 1 and math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])
         assert line["learning_rate"] == pytest.approx(0.01 / STEPS), "that of the third step"
     (saved,) = tmp_path.glob("bad_batch_step2_worker*.safetensors")
     assert load_file(saved)["input_ids"].shape == (1, LENGTH)
     (told,) = read_objects(job.told)
     assert told["sentence"].endswith(f"the batch was saved to {saved}; it is number 1 in a row, and is left out")
+
+
+@pytest.mark.parametrize("stage", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
+def test_so_is_one_whose_norm_alone_is_infinite(workers: list, tiny_models, tmp_path: Path, stage: int) -> None:
+    """(Under ZeRO-3 DeepSpeed sums squares in float64: there it is clipped like any other.)"""
+    job = job_of(tmp_path, tiny_models.tied, stage, FULL, log_every=STEPS, not_finite=SKIP)
+    for end in trained(workers, job, INFINITE_NORM):
+        assert (end.step, end.said, end.lines[0]["left_out"]) == (STEPS, None, 1)
+        assert all(map(torch.equal, end.before, end.after)) and max(end.counted) < STEPS
+    (told,) = read_objects(job.told)
+    assert "the gradient norm is not finite at step 2 on worker 0; " in told["sentence"]
 
 
 def test_a_line_is_that_of_the_other_steps(workers: list, tiny_models, tmp_path: Path) -> None:

@@ -135,4 +135,5 @@ def _own(model: Any) -> list[Tensor]:
 NAN_LOSS = Odd(loss=math.nan, ranks=(1,))
 INFINITE_LOSS = Odd(more=math.inf, ranks=(1,))
 INFINITE_GRADIENT = Odd(gradient=math.inf, ranks=(1,))
+INFINITE_NORM = Odd(gradient=1e38, ranks=(1,))  # the gradients are finite, and stay so when they are summed
 NO_GRADIENT = Odd(loss=0.0)
