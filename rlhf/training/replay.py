@@ -73,10 +73,19 @@ def read_saved(path: Path) -> Saved:
         tensors = load_file(str(path))
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); {_REMEDY}") from None
-    if "tokens" not in tensors or "response_mask" not in tensors:
+    if not _is_batch(tensors):
         raise ConfigError(f"{path}: holds no batch; {_REMEDY}")
     number = None if found["number"] is None else int(found["number"])
     return Saved(path, int(found["step"]), found["role"], number, tensors)
+
+
+def _is_batch(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether there are rows of tokens, and it is known which are responses."""
+    tokens, inside = tensors.get("tokens"), tensors.get("response_mask")
+    return (
+        tokens is not None and tokens.dim() == 2 and tokens.numel() > 0 and tokens.dtype == torch.int64
+        and inside is not None and inside.dim() == 2 and inside.dtype == torch.bool and len(inside) == len(tokens)
+    )
 
 
 def _in_the_batch(tensors: Mapping[str, Tensor]) -> Iterator[str]:

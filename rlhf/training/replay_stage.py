@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rlhf import device
+from rlhf.config import Config, validate
+from rlhf.device import Precision
 from rlhf.errors import ConfigError
 from rlhf.models.loading import NewModelConfig, load_causal_lm, load_reward_model, load_tokenizer
 from rlhf.training.attempts import attempts, key_of
-from rlhf.training.jobs import TrainJob
+from rlhf.training.jobs import Kind, TrainJob
 from rlhf.training.probe import probed, rows_said
 from rlhf.training.shares import damage
 from rlhf.training.snapshot import Saved, saved
@@ -26,25 +27,28 @@ from rlhf.training.trained_role import in_silence
 
 NAME = re.compile(r"bad_batch_step(?P<step>\d+)_worker(?P<rank>\d+)\.safetensors")
 _ABOUT = "about"
+_REMEDY = "give a bad_batch_*.safetensors of pretraining, SFT or a reward model"
+_OF_TOKENS = {"input_ids", "attention_mask", "position_ids", "labels"}  # what a batch may hold, each [rows, tokens]
 
 
-@dataclass(frozen=True)
-class About:
+class About(Config):
     """The job that a batch is of: what it began with, and by what name it is found in the work directory."""
 
-    kind: str
-    model: str | dict[str, Any]
+    kind: Kind
+    model: str | NewModelConfig
     tokenizer: str
     seed: int
-    precision: str
+    precision: Precision
     key: str
 
 
 def metadata_of(job: TrainJob) -> dict[str, str]:
     """What is saved beside a batch."""
-    model = job.model if isinstance(job.model, str) else job.model.model_dump(mode="json")
-    about = About(job.kind, model, job.tokenizer, job.seed, job.training.precision, key_of(job.attempt))
-    return {_ABOUT: json.dumps(vars(about))}
+    about = About(
+        kind=job.kind, model=job.model, tokenizer=job.tokenizer, seed=job.seed, precision=job.training.precision,
+        key=key_of(job.attempt),
+    )
+    return {_ABOUT: about.model_dump_json()}
 
 
 def replay_stage(path: Path) -> Iterator[str]:
@@ -67,6 +71,8 @@ def replay_stage(path: Path) -> Iterator[str]:
         yield f"weights: {directory.name}, {step - 1 - (taken.step or 0)} steps older than those that failed"
     with in_silence():
         model = _model(about, None if checkpoint is None else checkpoint[1])
+    if batch["input_ids"].max() >= model.config.vocab_size:
+        raise ConfigError(f"{path}: its token ids go beyond the model's {model.config.vocab_size}; {_REMEDY}")
     model = model.to(device.current(), device.dtype(about.precision)).train()
     batch = {key: value.to(device.current()) for key, value in batch.items()}
     attended = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
@@ -74,19 +80,28 @@ def replay_stage(path: Path) -> Iterator[str]:
 
 
 def _read(path: Path) -> tuple[About, dict[str, Tensor]]:
-    remedy = "give a bad_batch_*.safetensors of pretraining, SFT or a reward model"
     try:
         with safe_open(str(path), "pt") as content:
             about, batch = content.metadata() or {}, {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); {remedy}") from None
+        raise ConfigError(f"{path}: cannot be read ({error}); {_REMEDY}") from None
     try:
-        found = About(**json.loads(about.get(_ABOUT, "")))
-    except (ValueError, TypeError):  # none, not JSON, or other fields
-        found = None
-    if found is None or "input_ids" not in batch:
-        raise ConfigError(f"{path}: does not say which job it is of; {remedy} of this version")
+        found = validate(About, json.loads(about.get(_ABOUT, "")))
+    except (ValueError, ConfigError):  # none, not JSON, or other fields
+        raise ConfigError(f"{path}: does not say which job it is of; {_REMEDY} of this version") from None
+    if not _is_batch(found.kind, batch):
+        raise ConfigError(f"{path}: holds no batch of {found.kind}; {_REMEDY} of this version")
     return found, batch
+
+
+def _is_batch(kind: Kind, batch: Mapping[str, Tensor]) -> bool:
+    """Whether the Trainer of such a job could have made it."""
+    ids = batch.get("input_ids")
+    if ids is None or ids.dim() != 2 or not ids.numel() or not batch.keys() <= _OF_TOKENS:
+        return False
+    if any(value.shape != ids.shape or value.dtype != torch.int64 for value in batch.values()) or ids.min() < 0:
+        return False
+    return len(ids) % 2 == 0 if kind == "reward" else "labels" in batch
 
 
 def _in_the_batch(batch: Mapping[str, Tensor]) -> Iterator[str]:
@@ -111,8 +126,7 @@ def _model(about: About, checkpoint: Path | None) -> Any:
     if checkpoint is not None:
         load = load_reward_model if about.kind == "reward" else load_causal_lm
         return load(checkpoint, torch.float32)
-    model = about.model if isinstance(about.model, str) else NewModelConfig(**about.model)
-    return initial_model(about.kind, model, load_tokenizer(about.tokenizer), about.seed)
+    return initial_model(about.kind, about.model, load_tokenizer(about.tokenizer), about.seed)
 
 
 def _loss(kind: str, model: Any, batch: Mapping[str, Tensor]) -> Tensor:

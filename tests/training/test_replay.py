@@ -101,9 +101,14 @@ def test_what_is_no_such_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
     path.write_bytes(b"no batch")
     with pytest.raises(ConfigError, match=rf"cannot be read \(.*\); {remedy}"):
         read_saved(path)
-    save_file({"weight": torch.zeros(1)}, str(path))
-    with pytest.raises(ConfigError, match=rf"holds no batch; {remedy}"):
-        read_saved(path)
+    tokens, inside = torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool)
+    for tensors in (
+        {"weight": torch.zeros(1)}, {"tokens": tokens}, {"tokens": tokens[0], "response_mask": inside[0]},
+        {"tokens": tokens, "response_mask": inside.float()}, {"tokens": tokens[:0], "response_mask": inside[:0]},
+    ):
+        save_file(tensors, str(path))
+        with pytest.raises(ConfigError, match=rf"holds no batch; {remedy}"):
+            read_saved(path)
 
 
 def test_a_batch_of_another_version_is_refused_in_a_sentence(config: PPOConfig, tmp_path: Path) -> None:
@@ -180,7 +185,30 @@ def test_a_batch_of_a_stage_that_says_nothing_of_its_job_is_refused(tmp_path: Pa
     path = tmp_path / "bad_batch_step5_worker1.safetensors"
     with pytest.raises(ConfigError, match=r"cannot be read \(.*\); give a bad_batch_\*.safetensors of pretraining"):
         list(replay(path))
-    for metadata in (None, {"about": "{"}, {"about": "[]"}, {"about": '{"kind": "sft"}'}):
+    known = {"kind": "sft", "model": "m", "tokenizer": "t", "seed": 1, "precision": "float32", "key": "0123"}
+    odd = ({"model": 5}, {"model": {"layers": 1, "depth": 2}}, {"precision": "float8"}, {"kind": "ppo"})
+    for metadata in (
+        None, {"about": "{"}, {"about": "[]"}, {"about": '{"kind": "sft"}'},
+        *({"about": json.dumps(known | changed)} for changed in odd),
+    ):
         save_file({"input_ids": torch.zeros(1, 1)}, str(path), metadata)
         with pytest.raises(ConfigError, match="does not say which job it is of; give a bad_batch_"):
             list(replay(path))
+
+
+@pytest.mark.parametrize("odd", [
+    {"input_ids": torch.ones(0, LENGTH, dtype=torch.int64), "labels": torch.ones(0, LENGTH, dtype=torch.int64)},
+    {"labels": torch.ones(LENGTH, dtype=torch.int64)}, {"labels": torch.ones(4, LENGTH)},
+    {"pixels": torch.ones(4, LENGTH)},
+    {"input_ids": -torch.ones(4, LENGTH, dtype=torch.int64)},
+], ids=["no rows", "shape", "type", "name", "negative"])
+def test_what_no_trainer_has_made_is_refused(tiny_models: Any, tmp_path: Path, odd: dict[str, torch.Tensor]) -> None:
+    path = OfAStage(tmp_path, "sft", tiny_models.tied).bad_batch(**odd)
+    with pytest.raises(ConfigError, match="holds no batch of sft; give a bad_batch_"):
+        list(replay(path))
+
+
+def test_tokens_that_the_model_does_not_know_are_refused(tiny_models: Any, tmp_path: Path) -> None:
+    stage = OfAStage(tmp_path, "sft", tiny_models.tied)
+    with pytest.raises(ConfigError, match="its token ids go beyond the model's "):
+        list(replay(stage.bad_batch(input_ids=torch.full((4, LENGTH), 99_999))))
