@@ -52,7 +52,7 @@ def _read_claim(path: Path) -> dict:
 
 
 def discard(work: Path) -> None:
-    """Empty a work directory; the resolved config in it, and the lock, are already this run's.
+    """Empty a work directory, but for the lock, which is this run's, and the resolved config, which is to be replaced.
 
     Whose the rest was goes last: whenever this is interrupted, what is left is still known to be another run's.
     """

@@ -12,8 +12,7 @@ from rlhf.config import ConfigT, dump
 from rlhf.errors import RunError, UserError
 from rlhf.events import EVENTS
 from rlhf.lock import LOCK, locked
-
-CONFIG = "config.yaml"
+from rlhf.unfinished import CONFIG, has_state
 
 
 @contextmanager
@@ -52,6 +51,17 @@ def config_beside(directory: Path, config: ConfigT) -> Iterator[Callable[[], Non
         if before is not None and not done:
             write_bytes(path, before)
         raise
+
+
+@contextmanager
+def config_once_taken(directory: Path, config: ConfigT) -> Iterator[Callable[[], None]]:
+    """The resolved config comes into the work directory when the run takes that over, which the function that is given
+    says, or has come to its end. Until then the one there is that of the state beside it, whatever ends this process.
+    Where there is no state, it comes at once."""
+    if not has_state(directory) or not (directory / CONFIG).is_file():
+        write_config(directory, config)
+    yield lambda: write_config(directory, config)
+    write_config(directory, config)
 
 
 def write_config(directory: Path, config: ConfigT) -> None:

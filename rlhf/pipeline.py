@@ -17,7 +17,7 @@ from rlhf.config import LARGEST_SEED, Config, suggestion, validate
 from rlhf.context import RunContext, work_of
 from rlhf.errors import ConfigError, DataError, RunError
 from rlhf.events import Remembering
-from rlhf.ownership import config_beside, own
+from rlhf.ownership import config_once_taken, own
 from rlhf.progress import Progress
 from rlhf.stage import ClusterConfig, Directory, NamedInput, StageConfig, inputs, located, resolve_references
 
@@ -159,8 +159,9 @@ def run_job(job: Job, progress: Progress) -> float | None:
         return None
     started = time.perf_counter()
     run = Run.of(context.directory, context.stage)
-    with own(context.work, context.progress.note), config_beside(context.work, job.config) as keep, working_for(run):
-        job.run(located(job.config), replace(context, taken=keep))
+    work = context.work
+    with own(work, context.progress.note), config_once_taken(work, job.config) as take, working_for(run):
+        job.run(located(job.config), replace(context, taken=take))
     seconds = time.perf_counter() - started
     progress.note(f"{job.name}: done in {seconds:.0f} s ({context.directory})")
     return seconds

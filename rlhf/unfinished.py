@@ -58,8 +58,10 @@ def differences(mine: Any, theirs: Any, prefix: str = "") -> Iterator[str]:
 
 def _is_alike(key: Sequence[str]) -> bool:
     """Whether a run stays the same (to 1e-6) when this changes."""
+    if key[0] == "training":  # there, portions belong to the job
+        return key[1:2] != [] and key[1] in BORNE
     of_role = key[3:] if key[:2] == ["reward", "parts"] else key[1:]
-    if key[0] in _ALIKE or (key[0] == "training" and key[1:2] and key[1] in BORNE):
+    if key[0] in _ALIKE:
         return True
     return bool(of_role) and (of_role[0] == "resources" or of_role[-1] in _PORTIONS)
 

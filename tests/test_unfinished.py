@@ -8,8 +8,8 @@ import pytest
 
 from rlhf import artifacts, unfinished
 from rlhf.config import dump, validate
-from rlhf.errors import RunError
-from rlhf.ownership import config_beside
+from rlhf.errors import ModelError, RunError
+from rlhf.ownership import config_beside, config_once_taken
 from rlhf.stage import StageConfig
 from rlhf.stages.sft import SftConfig
 
@@ -72,11 +72,38 @@ def test_a_config_whose_run_has_taken_the_directory_stays(tmp_path: Path) -> Non
     """It met a full disk hours later, which is no refusal: the checkpoints there are its own."""
     work = interrupted(tmp_path)
     mine = config(tmp_path, steps=6)
-    with pytest.raises(RunError, match="full"), config_beside(work, mine) as keep:
-        keep()
+    with pytest.raises(RunError, match="full"), config_once_taken(work, mine) as take:
+        take()
         raise RunError("full")
     assert unfinished.problem(work, mine) is None
     assert "differs in steps" in str(unfinished.problem(work, config(tmp_path)))
+
+
+@pytest.mark.parametrize("end", [ModelError("no such model"), KeyboardInterrupt(), SystemExit(143)])
+def test_a_start_that_comes_to_nothing_leaves_a_finished_run_as_it_was(tmp_path: Path, end: BaseException) -> None:
+    """Both may be run again: the one is up to date, the other begins anew."""
+    work, before, mine = interrupted(tmp_path), config(tmp_path), config(tmp_path, steps=6)
+    published(before)
+    with pytest.raises(type(end)), config_once_taken(work, mine):
+        assert (work / "config.yaml").read_text() == dump(before), "also if the process is killed here"
+        raise end
+    assert (work / "config.yaml").read_text() == dump(before)
+    assert unfinished.problem(work, mine) is None and unfinished.problem(work, before) is None
+
+
+def test_a_run_that_takes_nothing_over_leaves_its_config(tmp_path: Path) -> None:
+    work = tmp_path / "new.work"
+    with config_once_taken(work, config(tmp_path)):
+        assert (work / "config.yaml").is_file(), "nothing is there that another config could mix with"
+    work = interrupted(tmp_path)
+    with config_once_taken(work, config(tmp_path, steps=6)):
+        pass
+    assert (work / "config.yaml").read_text() == dump(config(tmp_path, steps=6))
+
+
+def published(config: Trained) -> None:
+    with artifacts.publishing(config.output, "trained", artifacts.digest(config.identity()), {}) as draft:
+        (draft.path / "weights").write_text("1")
 
 
 def test_without_a_checkpoint_there_is_nothing_to_lose(tmp_path: Path) -> None:
@@ -86,16 +113,14 @@ def test_without_a_checkpoint_there_is_nothing_to_lose(tmp_path: Path) -> None:
 
 
 def test_a_run_that_has_published_is_over(tmp_path: Path) -> None:
-    work, mine = interrupted(tmp_path), config(tmp_path)
-    with artifacts.publishing(mine.output, "trained", artifacts.digest(mine.identity()), {}) as draft:
-        (draft.path / "weights").write_text("1")
+    work = interrupted(tmp_path)
+    published(config(tmp_path))
     assert unfinished.problem(work, config(tmp_path, steps=6)) is None
 
 
 def test_an_older_artifact_does_not_make_the_newer_run_finished(tmp_path: Path) -> None:
-    work, before = interrupted(tmp_path), config(tmp_path, steps=1)
-    with artifacts.publishing(before.output, "trained", artifacts.digest(before.identity()), {}) as draft:
-        (draft.path / "weights").write_text("1")
+    work = interrupted(tmp_path)
+    published(config(tmp_path, steps=1))
     assert "differs in steps" in str(unfinished.problem(work, config(tmp_path, steps=6)))
 
 
@@ -104,6 +129,14 @@ def test_what_a_training_job_bears_makes_no_other_run(tmp_path: Path) -> None:
     more, mine = sft(tmp_path, **MORE), sft(tmp_path)
     assert more.identity() == mine.identity() != sft(tmp_path, max_steps=9).identity()
     assert list(unfinished.differences(more.model_dump(mode="json"), mine.model_dump(mode="json"))) == []
+
+
+@pytest.mark.parametrize("change", [{"gradient_checkpointing": True}, {"micro_batch_size": 1}])
+def test_portions_of_a_training_job_belong_to_it(tmp_path: Path, change: dict[str, object]) -> None:
+    """PPO's do not: there they may change."""
+    ((key, _),) = change.items()
+    found = unfinished.differences(sft(tmp_path, **change).identity(), sft(tmp_path).identity())
+    assert list(found) == [f"training.{key}"]
 
 
 def test_a_training_job_that_has_published_is_over(tmp_path: Path) -> None:
