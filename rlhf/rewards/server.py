@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.datastructures import Headers
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -112,6 +113,7 @@ class ServedModel:
 
     def _row(self, number: int, sample: Sample) -> Row:
         """What a response spells out of special tokens is plain text: it cannot end its turn."""
+        _require_whole([sample.response, *(part for turn in sample.messages for part in (turn.role, turn.content))])
         text = self.tokenizer(sample.response, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         response = [*text, self.tokenizer.eos_token_id] if sample.finished else text
         row = Row(number, self._prompt(sample), response, sample.finished)
@@ -128,8 +130,17 @@ class ServedModel:
             return self.tokenizer.apply_chat_template(
                 turns, add_generation_prompt=True, tokenize=True, return_dict=False
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:  # a template is a program
             raise Unfit(f"the chat template refuses its turns: {error}") from None
+
+
+def _require_whole(texts: Sequence[str]) -> None:
+    """JSON can say half of a character, which no tokenizer takes."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise Unfit("holds half of a character (a lone surrogate)") from None
 
 
 def load_served(model: str, precision: Precision, micro_batch_tokens: int) -> ServedModel:
@@ -186,10 +197,18 @@ def _limited(receive: Receive) -> Receive:
     return limited
 
 
+async def _not_as_asked(request: Request, error: Exception) -> JSONResponse:
+    """What is wrong and where, without what was sent: that need not be anything that JSON can say."""
+    assert isinstance(error, RequestValidationError)
+    problems = [{key: found[key] for key in ("loc", "msg", "type")} for found in error.errors()]
+    return JSONResponse({"detail": problems}, 422)
+
+
 def application(served: ServedModel, name: str, token: str | None) -> FastAPI:
     """POST /score and GET /health; with a token, /score asks for it as a bearer token."""
     app = FastAPI(title="rlhf reward model", openapi_url=None)
     app.add_middleware(Gate, token=token)
+    app.add_exception_handler(RequestValidationError, _not_as_asked)
 
     @app.post("/score")
     def score(question: Question) -> Answer:

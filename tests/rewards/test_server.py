@@ -78,6 +78,35 @@ def test_what_cannot_be_scored_is_refused(served) -> None:
     assert client.get("/health").json() == {"model": "rm", "status": "ready"}
 
 
+def test_what_is_odd_in_a_body_is_answered(served) -> None:
+    client = asked(application(served, "rm", None))
+    client.headers["Content-Type"] = "application/json"
+    for body in (b'{"samples": [{"messages": NaN, "response": "1"}]}', b'{"samples": 1e999}', b'{"samples"', b"\xff"):
+        assert client.post("/score", content=body).status_code in (400, 422)
+    (found,) = client.post("/score", content=b'{"samples": NaN}').json()["detail"]
+    assert found["loc"] == ["body", "samples"] and found["type"] == "list_type"
+
+
+def test_half_of_a_character_costs_its_sample_alone(served) -> None:
+    client = asked(application(served, "rm", None))
+    client.headers["Content-Type"] = "application/json"
+    half = [{"role": "user", "content": "\udfff"}]
+    asked_of = ((TURNS, "\ud800"), (half, "1"), (TURNS, "1"))
+    body = {"samples": [{"messages": turns, "response": response} for turns, response in asked_of]}
+    answer = client.post("/score", content=json.dumps(body)).json()
+    assert answer["scores"][:2] == [None, None] and isinstance(answer["scores"][2], float)
+    assert answer["errors"] == dict.fromkeys("01", "holds half of a character (a lone surrogate)")
+
+
+def test_a_template_that_fails_costs_the_sample_that_it_fails_for(served, monkeypatch) -> None:
+    template = "{% for turn in messages %}{{ turn.content + 1 if turn.content == 'odd' else turn.content }}{% endfor %}"
+    monkeypatch.setattr(served.tokenizer, "chat_template", template)
+    samples = [{"messages": [{"role": "user", "content": text}], "response": "1"} for text in ("odd", "1 2 3")]
+    answer = asked(application(served, "rm", None)).post("/score", json={"samples": samples}).json()
+    assert answer["scores"][0] is None and isinstance(answer["scores"][1], float)
+    assert answer["errors"]["0"].startswith("the chat template refuses its turns: ")
+
+
 def test_a_token_is_asked_for(served) -> None:
     client = asked(application(served, "rm", "secret"))
     body = {"samples": [{"messages": TURNS, "response": "1"}]}
