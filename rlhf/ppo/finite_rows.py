@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rlhf.bad_batch import save_bad_batch
 from rlhf.batch import Rollout
 from rlhf.errors import NumericError
 from rlhf.not_finite import NotFinite, SkipBatch
@@ -42,7 +43,7 @@ class FiniteRows:
         kind = role.partition(".")[0]
         said = (
             f"step {step + 1}, role {role}: {count} of {len(numbers)} rows of its {_OUTPUT[kind]} are not finite; the "
-            f"batch was saved as {self._save(step, role, rollout, numbers)}"
+            f"batch {self._save(step, role, rollout, numbers)}"
         )
         if not isinstance(self.config, SkipBatch):
             raise NumericError(f"{said}; {_LOOK[kind]}")
@@ -51,11 +52,7 @@ class FiniteRows:
             raise NumericError(f"{said}; that is {bound}; {_LOOK[kind]}")
         print(f"{said}; they are left out", flush=True)  # in the actor's log
 
-    def _save(self, step: int, role: str, rollout: Rollout, numbers: Tensor) -> Path:
-        from safetensors.torch import save_file
-
+    def _save(self, step: int, role: str, rollout: Rollout, numbers: Tensor) -> str:
         path = self.failures / f"step_{step + 1:06d}_{role}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: value for name, value in vars(rollout).items() if isinstance(value, Tensor)}
-        save_file({**tensors, _OUTPUT[role.partition(".")[0]]: numbers.contiguous()}, str(path))
-        return path
+        return save_bad_batch(path, {**tensors, _OUTPUT[role.partition(".")[0]]: numbers})

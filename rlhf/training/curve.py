@@ -4,7 +4,7 @@ whoever else watches."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,9 @@ class Curve:
 
 
 @contextmanager
-def following(path: Path, curve: Curve) -> Iterator[None]:
-    """Feed the lines of a growing file to a curve while the block runs, and what is left when it ends.
+def following(path: Path, curve: Curve, on_failure: Callable[[], None]) -> Iterator[None]:
+    """Feed the lines of a growing file to a curve while the block runs, and what is left when it ends. `on_failure` is
+    called where that cannot go on, which is raised at the end.
 
     What the file holds already is an interrupted run's; a last line that was cut short is dropped.
     """
@@ -87,7 +88,7 @@ def following(path: Path, curve: Curve) -> Iterator[None]:
     whole = "".join(json.dumps(row) + "\n" for row in rows).encode()
     write_bytes(path, whole)
     try:
-        with tailing(path, len(whole), curve.add):
+        with tailing(path, len(whole), curve.add, on_failure):
             yield
     finally:
         curve.close()

@@ -16,12 +16,14 @@ _POLL_S = 0.2
 
 
 @contextmanager
-def tailing(path: Path, position: int, take: Take) -> Iterator[None]:
+def tailing(path: Path, position: int, take: Take, on_failure: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hand over each whole line that is there behind a byte position while the block runs, and what is left when it
-    ends. What `take` raises is raised at the end of the block; a line that is damaged is passed over."""
+    ends. What `take` raises is raised at the end of the block, after `on_failure` was called at once; a line that is
+    damaged is passed over."""
     stop = threading.Event()
     with ThreadPoolExecutor(1, thread_name_prefix=f"tail {path.name}") as beside:
         following = beside.submit(_follow, path, position, take, stop)
+        following.add_done_callback(lambda ended: on_failure() if ended.exception() is not None else None)
         try:
             yield
         finally:

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from rlhf.artifacts import write_json
+from rlhf.bad_batch import save_bad_batch
+from rlhf.errors import NumericError
 from rlhf.not_finite import SkipSteps
 from rlhf.training.jobs import TrainJob
 from rlhf.training.replay_stage import metadata_of
@@ -128,11 +129,11 @@ class Guarded:
         if rank != (first or 0):
             return
         loss, batch = (self._bad_losses() or [(0.0, self._seen[-1][1])])[0]
-        saved = self.job.work / f"bad_batch_step{step}_worker{rank}.safetensors"
-        tensors = {key: value.cpu().contiguous() for key, value in batch.items() if isinstance(value, torch.Tensor)}
-        save_file(tensors, saved, metadata_of(self.job))
+        path = self.job.work / f"bad_batch_step{step}_worker{rank}.safetensors"
+        tensors = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
+        kept = save_bad_batch(path, tensors, metadata_of(self.job))
         what = "the gradient norm is not finite" if first is None else f"the loss is {loss}"
-        self._say(f"{self.job.kind}: {what} at step {step} on worker {rank}; the batch was saved to {saved}; ")
+        self._say(f"{self.job.kind}: {what} at step {step} on worker {rank}; the batch {kept}; ")
 
     def _say(self, what: str) -> None:
         allowed, remedy = self.job.training.not_finite, "look at it, or lower training.learning_rate"
@@ -141,9 +142,15 @@ class Guarded:
             tell(self.job, f"{what}{counted}, and is left out")
         elif isinstance(allowed, SkipSteps):
             bound = f"more than training.not_finite.in_a_row = {allowed.in_a_row}"
-            write_json(self.job.failure, {"sentence": f"{what}{counted}, {bound}; {remedy}"})
+            self._end(f"{what}{counted}, {bound}; {remedy}")
         else:
-            write_json(self.job.failure, {"sentence": f"{what}{remedy}"})
+            self._end(f"{what}{remedy}")
+
+    def _end(self, sentence: str) -> None:
+        try:
+            write_json(self.job.failure, {"sentence": sentence})
+        except OSError:  # a full disk, say, which is not why it ends
+            raise NumericError(sentence) from None
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints are working files here: no README is written for them."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from rlhf.bad_batch import save_bad_batch
 from rlhf.batch import Experience
 from rlhf.device import current
 from rlhf.errors import NumericError
@@ -48,7 +49,7 @@ class LeftOut:
         is_loss = _on_any_rank(step.failed is not None)
         said = (
             f"step {step.step + 1}, role {self.role}: the {'loss' if is_loss else 'gradient norm'} is not finite; the "
-            f"micro-batch of each rank was saved as {self._save(step)}"
+            f"micro-batch of each rank {self._save(step)}"
         )
         if not isinstance(self.config, SkipBatch):
             raise NumericError(f"{said}; {_REMEDY}")
@@ -63,15 +64,11 @@ class LeftOut:
             return {}
         return {f"{self.scope}/left_out": Sum(float(left_out) if dist.get_rank() == 0 else 0.0)}
 
-    def _save(self, step: Step) -> Path:
-        from safetensors.torch import save_file
-
-        self.failures.mkdir(parents=True, exist_ok=True)
-        name = f"step_{step.step + 1:06d}_{self.role}_{step.number}_rank"
+    def _save(self, step: Step) -> str:
         batch = step.last if step.failed is None else step.failed
-        tensors = {field: tensor.cpu().contiguous() for field, tensor in vars(batch).items()}
-        save_file(tensors, str(self.failures / f"{name}{dist.get_rank()}.safetensors"))
-        return self.failures / f"{name}*.safetensors"
+        name = f"step_{step.step + 1:06d}_{self.role}_{step.number}_rank"
+        own, every = (self.failures / f"{name}{rank}.safetensors" for rank in (dist.get_rank(), "*"))
+        return save_bad_batch(own, vars(batch), named=every)
 
 
 def _on_any_rank(said: bool) -> bool:

@@ -86,11 +86,12 @@ def train(job: TrainJob, context: RunContext) -> Trained:
             told.unlink(missing_ok=True)
         shutil.rmtree(job.positions, ignore_errors=True)
         job.positions.mkdir()
+        end = job.end_requested.touch
         with (
             closing(Paced(RayMetrics(Run.of(context.directory, context.stage)), job.tokens_per_step)) as watcher,
-            following(job.reports, Curve(context, job.kind, job.total_steps, [watcher], restarts(job.attempt))),
+            following(job.reports, Curve(context, job.kind, job.total_steps, [watcher], restarts(job.attempt)), end),
             telling(job, context.progress.note),
-            requests(context.progress.note, job.end_requested.touch),
+            requests(context.progress.note, end),
         ):
             results = _fit(job)
         if job.ended_at.exists():

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from rlhf.errors import RunError
+from rlhf.batch import from_completions
+from rlhf.errors import NumericError, RunError
+from rlhf.not_finite import StopAtOnce
+from rlhf.ppo.finite_rows import FiniteRows
 from rlhf.ppo.loop import LoopState
 from rlhf.training.checkpoint import DirectoryCheckpoints, Keeping
 from tests.faults.small_disk import small_disk
@@ -53,3 +57,13 @@ def test_a_disk_that_fills_up_costs_that_checkpoint_alone(disk: Path) -> None:
     (disk / "other").unlink()
     save(directory, 4, MIB)
     assert sorted(path.name for path in directory.iterdir()) == ["step_000002", "step_000004"]
+
+
+def test_a_bad_batch_that_finds_no_room_hides_nothing(disk: Path) -> None:
+    rows = FiniteRows(StopAtOnce(), disk / "failures")
+    (disk / "other").write_bytes(bytes(3 * MIB - 8192))
+    tokens = [[1] * 8192] * 4
+    rollout = from_completions([[5]] * 4, tokens, [[0.0] * 8192] * 4, [True] * 4, 0, 0)
+    said = r"2 of 4 rows of its scores are not finite; the batch could not be saved as .* \(.*No space left.*\); look"
+    with pytest.raises(NumericError, match=said):
+        rows.bad(2, "reward", rollout, torch.tensor([0.0, torch.nan, torch.inf, 1.0]))

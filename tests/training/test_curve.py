@@ -21,7 +21,7 @@ def test_rows_are_recorded_while_they_are_written(tmp_path):
     shown = Shown()
     context = RunContext("sft", tmp_path / "sft", "hash", {}, shown)
     path = tmp_path / "reports.jsonl"
-    with following(path, Curve(context, "sft", 20)):
+    with following(path, Curve(context, "sft", 20), lambda: None):
         append(path, '{"step": 10, "loss": 2.0, "epoch": 0.5}\n')
         wait_until(lambda: shown.steps)
         append(path, '{"step": 15, "lo')
@@ -84,7 +84,7 @@ def test_rows_that_nobody_read_before_a_kill_are_not_lost(tmp_path):
     path = tmp_path / "reports.jsonl"
     # the workers outlived the driver for a moment
     append(path, '{"step": 10, "loss": 3.0}\n{"step": 15, "loss": 2.0}\n{"step": 20, "lo')
-    with following(path, Curve(context, "sft", 20)):
+    with following(path, Curve(context, "sft", 20), lambda: None):
         append(path, '{"step": 15, "loss": 2.0}\n{"step": 20, "loss": 1.0}\n')
     rows = read_json_lines(context.work / "metrics.jsonl")
     assert [(row["step"], row["loss"]) for row in rows] == [(10, 3.0), (15, 2.0), (20, 1.0)]

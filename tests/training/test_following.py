@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from rlhf.training.following import tailing
 from rlhf.training.reporting import append_rows
-from tests.limits import wait_until
+from tests.limits import HANG_S
 
 
 def test_an_error_of_who_takes_the_lines_is_raised_when_the_block_ends(tmp_path: Path) -> None:
@@ -23,8 +24,9 @@ def test_an_error_of_who_takes_the_lines_is_raised_when_the_block_ends(tmp_path:
         taken.append(row)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(OSError, match="No space left"), tailing(path, 0, take):
-        wait_until(lambda: taken)
+    told = threading.Event()
+    with pytest.raises(OSError, match="No space left"), tailing(path, 0, take, told.set):
+        assert told.wait(HANG_S), "whoever writes the lines is to end, too"
     assert taken == [{"step": 1}], "what comes after it is left to the run that goes on"
 
 

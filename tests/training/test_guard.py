@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlhf.errors import NumericError
 from rlhf.metrics import read_objects
 from rlhf.training.jobs import TrainJob
 from rlhf.training.shares import seal_share
@@ -97,7 +98,7 @@ def test_what_is_not_finite_is_left_out_where_the_config_says_so(
     (saved,) = tmp_path.glob("bad_batch_step2_worker*.safetensors")
     assert load_file(saved)["input_ids"].shape == (1, LENGTH)
     (told,) = read_objects(job.told)
-    assert told["sentence"].endswith(f"the batch was saved to {saved}; it is number 1 in a row, and is left out")
+    assert told["sentence"].endswith(f"the batch was saved as {saved}; it is number 1 in a row, and is left out")
 
 
 @pytest.mark.parametrize("stage", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
@@ -163,3 +164,13 @@ def test_a_gradient_of_zero_is_a_step_like_any_other(
     for end in trained(workers, job_of(tmp_path, tiny_models.tied, stage, precision), NO_GRADIENT):
         assert (end.step, end.said, end.counted) == (STEPS, None, {STEPS})
         assert all(bool(weight.isfinite().all()) for weight in end.after)
+
+
+def test_a_sentence_that_cannot_be_written_is_the_error_of_the_worker(
+    workers: list, tiny_models, tmp_path: Path
+) -> None:
+    """A full disk, say: that is not why it ends. The other worker waits for this one, so no test comes after it."""
+    job = job_of(tmp_path, tiny_models.tied, 1, FULL)
+    job.failure.mkdir()
+    with pytest.raises(NumericError, match="pretrain: the loss is nan at step 2 on worker 1; the batch was saved as "):
+        trained(workers, job, NAN_LOSS)
