@@ -20,7 +20,9 @@ Causes = Mapping[str, BaseException]
 """Who failed, in words, and of what."""
 _CONTROLLER = "Ray Train's controller"
 _WORKER = "worker "
+PLACES_S = 900.0  # how long a start waits for nodes with room, as replacement_s of PPO does
 _NO_ANSWER = "WorkerHealthCheckTimeoutError"  # to Ray Train's own checks
+_NO_PLACES, _NO_START = "WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError"
 _PLACE = re.compile(r"^\s*(pid|ip): (\S+)", re.MULTILINE)
 _EXIT = re.compile(r"Worker exit type: (\S+)")
 _PEER = re.compile(  # of what the others say when one is gone: gloo, NCCL, torch
@@ -31,7 +33,7 @@ _PEER = re.compile(  # of what the others say when one is gone: gloo, NCCL, torc
 def diagnosis(error: TrainingFailedError | RayError, job: TrainJob) -> UserError | None:
     """The error to raise in its place; None: its traceback says more than we can."""
     causes = _causes(error)
-    for tell in (_told, _full_disk, _no_memory, _lost):
+    for tell in (_told, _full_disk, _no_memory, _not_started, _lost):
         found = tell(causes, job)
         if found is not None:
             return found
@@ -109,6 +111,25 @@ def _savings(job: TrainJob) -> Iterator[str]:
         yield "set training.precision = float32 to bfloat16"
     if training.micro_batch_size == 1:
         yield "take a smaller model or shorter examples (training.micro_batch_size is 1 already)"
+
+
+def _not_started(causes: Causes, job: TrainJob) -> UserError | None:
+    """Workers found no places, or were lost before they trained."""
+    workers, limit, cause = job.training.workers, job.training.max_failures, causes.get(_CONTROLLER)
+    again = "the same command goes on from the newest checkpoint"
+    times = f"{limit + 1} in this command: training.max_failures is {limit}"
+    if type(cause).__name__ == _NO_PLACES:
+        return ResourceError(
+            f"{job.kind}: no nodes had room for {workers.count} workers with {workers.cpus} CPU and {workers.gpus} GPU "
+            f"each within {PLACES_S:g} s (start {times}); add nodes, or wait until what else runs there has ended: "
+            f"{again}"
+        )
+    if type(cause).__name__ == _NO_START:
+        return RunError(
+            f"{job.kind}: a worker was lost, or hung for {job.training.deadline_s:g} s, before it trained (start "
+            f"{times}); look at the workers' files in logs of Ray's session directory, mend the cause, and {again}"
+        )
+    return None
 
 
 def _lost(causes: Causes, job: TrainJob) -> UserError | None:

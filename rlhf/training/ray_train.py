@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from rlhf import unfinished
 from rlhf.artifacts import digest, write_json
@@ -26,8 +26,9 @@ from rlhf.termination import requests, terminated
 from rlhf.training.attempts import KeepSnapshot, attempts, begin, key_of, restarts
 from rlhf.training.config import WorkersConfig
 from rlhf.training.curve import Curve, following
-from rlhf.training.failures import diagnosis
+from rlhf.training.failures import PLACES_S, diagnosis
 from rlhf.training.jobs import TrainJob
+from rlhf.training.meeting import Meeting
 from rlhf.training.pace import Paced
 from rlhf.training.shares import damage, require_as_sealed
 from rlhf.training.told import WriteLosses, telling
@@ -87,13 +88,24 @@ def train(job: TrainJob, context: RunContext) -> Trained:
         shutil.rmtree(job.positions, ignore_errors=True)
         job.positions.mkdir()
         end = job.end_requested.touch
+
+        def on_request() -> None:
+            end()
+            if not any(job.positions.iterdir()):  # no worker is there to see it
+                raise KeyboardInterrupt  # which Ray lets through where it waits
+
         with (
             closing(Paced(RayMetrics(Run.of(context.directory, context.stage)), job.tokens_per_step)) as watcher,
             following(job.reports, Curve(context, job.kind, job.total_steps, [watcher], restarts(job.attempt)), end),
             telling(job, context.progress.note),
-            requests(context.progress.note, end),
+            requests(context.progress.note, on_request),
         ):
-            results = _fit(job)
+            try:
+                results = _fit(job)
+            except KeyboardInterrupt:
+                if job.end_requested.exists():
+                    raise terminated(context.stage, "no step of this command") from None
+                raise
         if job.ended_at.exists():
             raise terminated(context.stage, f"step {job.ended_at.read_text()} of {job.total_steps}")
         best = _best(results)
@@ -135,16 +147,30 @@ def _forget_other_runs(storage: Path, job: TrainJob) -> None:
 
 
 def require_resources(workers: WorkersConfig) -> None:
-    """Raises ResourceError when the whole cluster has fewer CPUs or GPUs than the workers ask for."""
-    total = ray.cluster_resources()
-    for resource, each in (("CPU", workers.cpus), ("GPU", workers.gpus)):
-        asked, there = each * workers.count, total.get(resource, 0)
+    """Raises ResourceError when the cluster, even if idle, cannot hold the workers. Ray itself would wait."""
+    check_places(workers, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+
+
+def check_places(workers: WorkersConfig, nodes: Sequence[Mapping[str, float]]) -> None:
+    """The same of nodes with such resources; each worker lies on one of them."""
+    wanted = {"CPU": workers.cpus, "GPU": workers.gpus}
+    for resource, each in wanted.items():
+        asked, there = each * workers.count, sum(node.get(resource, 0) for node in nodes)
         if asked > there:
-            key = f"training.workers.{resource.lower()}s"
             raise ResourceError(
                 f"training.workers asks for {workers.count} times {each} {resource} = {asked}, "
-                f"the cluster has {there:g}; lower training.workers.count or {key}, or add nodes"
+                f"the cluster has {there:g}; lower training.workers.count or training.workers.{resource.lower()}s, or "
+                f"add nodes"
             )
+    places = sum(
+        min(int(node.get(resource, 0) // each) for resource, each in wanted.items() if each) for node in nodes
+    )
+    if places < workers.count:
+        raise ResourceError(
+            f"training.workers asks for {workers.count} workers, each with {workers.cpus} CPU and {workers.gpus} GPU "
+            f"on one node, and the nodes have room for {places}; lower training.workers.cpus or training.workers.gpus, "
+            f"or add nodes"
+        )
 
 
 def _best(checkpoints: Checkpoints) -> Trained:
@@ -157,6 +183,7 @@ def _fit(job: TrainJob) -> Checkpoints:
     """Run the job; the checkpoints that are kept, with what was measured there."""
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(_POLL_S)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(job.training.deadline_s)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(PLACES_S)
     if len(ray.nodes()) == 1:  # a node that is to go takes the driver with it: nobody is left to warn
         os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     workers = job.training.workers
@@ -164,7 +191,9 @@ def _fit(job: TrainJob) -> Checkpoints:
     trainer = _Trainer(
         run_worker,
         train_loop_config=job,
-        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo", timeout_s=_COLLECTIVE_S),
+        torch_config=Meeting(
+            "nccl" if workers.gpus else "gloo", timeout_s=_COLLECTIVE_S, within_s=job.training.deadline_s
+        ),
         scaling_config=ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.gpus > 0,
@@ -174,7 +203,9 @@ def _fit(job: TrainJob) -> Checkpoints:
             name=job.attempt.name,
             storage_path=str(job.attempt.parent),
             callbacks=[KeepSnapshot(job.attempt), WriteLosses(job)],
-            failure_config=FailureConfig(max_failures=job.training.max_failures),
+            failure_config=FailureConfig(  # the other limit is of starts that come to nothing
+                max_failures=job.training.max_failures, controller_failure_limit=job.training.max_failures
+            ),
             checkpoint_config=CheckpointConfig(  # KeepSnapshot deletes: Ray Train keeps no newest ones beside the best
                 checkpoint_score_attribute="validation_loss", checkpoint_score_order="min"
             ),

@@ -34,7 +34,8 @@ def run_worker(job: TrainJob) -> None:
     checkpoint = ray.train.get_checkpoint()
     # a directory of this process alone: Ray Train merges what the ranks report
     with tempfile.TemporaryDirectory(prefix="rlhf-train-") as scratch, _no_stdout(), _room_in(scratch):
-        trainer = build_trainer(job, scratch, standing)
+        with standing.watched():
+            trainer = build_trainer(job, scratch, standing)
         started()
         if checkpoint is None:
             with standing.watched():

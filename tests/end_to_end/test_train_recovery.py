@@ -1,14 +1,17 @@
 """Ray Train jobs that lose workers where little is at hand: between two lines of metrics, with early stopping under
-way, after the last checkpoint; and workers that hang."""
+way, after the last checkpoint; workers that hang; and starts that come to nothing."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,14 @@ import pytest
 
 from rlhf.artifacts import Artifact
 from rlhf.config import validate
+from rlhf.errors import ResourceError, Terminated
 from rlhf.metrics import read_json_lines
 from rlhf.stages import reward
 from rlhf.training import ray_train
 from tests.chaos.train_worker import SLEEP, WorkerBlow, dealt, plan, run_struck_worker
 from tests.end_to_end.jobs import context_of, work_of
+from tests.end_to_end.stopping_meeting import StoppingMeeting
+from tests.limits import HANG_S
 
 pytestmark = pytest.mark.slow
 TRAINING = {
@@ -136,3 +142,46 @@ def test_a_worker_that_hangs_is_named_and_replaced(
         r"training.deadline_s = 60\) \(loss 1 in this command\)", told
     ), told
     require_alike(broken, whole)
+
+
+@pytest.mark.exhaustive
+def test_a_worker_that_does_not_come_to_the_meeting_is_replaced(
+    trained: Train, whole: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met = tmp_path / "met"
+    monkeypatch.setattr(ray_train, "Meeting", partial(StoppingMeeting, done=met))
+    broken = trained(tmp_path / "reward", Said(), deadline_s=30.0)
+    assert met.exists()
+    require_alike(broken, whole)
+
+
+@pytest.fixture
+def one_place_left(ray_cluster: str) -> Iterator[None]:
+    """For as long as the test runs."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    others = placement_group([{"CPU": 1}] * (int(ray.cluster_resources()["CPU"]) - 1))
+    ray.get(others.ready(), timeout=HANG_S)
+    yield
+    remove_placement_group(others)
+
+
+def test_workers_without_places_are_waited_for_so_long(
+    trained: Train, one_place_left: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_train, "PLACES_S", 3.0)
+    said = r"reward: no nodes had room for 2 workers with 1 CPU and 0 GPU each .* \(start 1 in this command: training."
+    with pytest.raises(ResourceError, match=said):
+        trained(tmp_path / "reward", Said(), max_failures=0)
+
+
+def test_who_waits_for_places_ends_on_request(trained: Train, one_place_left: None, tmp_path: Path) -> None:
+    class Asks(Said):
+        def note(self, text: str) -> None:
+            super().note(text)
+            if " on 2 workers, " in text:
+                threading.Timer(5.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    with pytest.raises(Terminated, match="ended on SIGTERM after no step of this command; the same command goes on"):
+        trained(tmp_path / "reward", Asks())

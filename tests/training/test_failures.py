@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 from ray.exceptions import OutOfDiskError, OutOfMemoryError, RayActorError, RayError
 from ray.train import TrainingFailedError
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from rlhf.config import validate
@@ -185,6 +190,20 @@ def test_each_loss_is_told_once_and_counted(job: TrainJob) -> None:
 def test_ray_trains_controller_may_be_lost_too(job: TrainJob) -> None:
     said = str(diagnosis(RayActorError("1f", DIED), job))
     assert said.startswith("sft: Ray Train's controller was lost after step 20: its process ended (SYSTEM_ERROR); look")
+
+
+def test_workers_that_find_no_place_or_never_train_are_counted(job: TrainJob) -> None:
+    """Ray Train makes a new start of both."""
+    none = diagnosis(ControllerError(WorkerGroupStartupTimeoutError(2)), job)
+    assert isinstance(none, ResourceError) and str(none).startswith(
+        "sft: no nodes had room for 2 workers with 1 CPU and 0 GPU each within 900 s (start 2 in this command: "
+        "training.max_failures is 1); add nodes, or "
+    )
+    never = diagnosis(ControllerError(WorkerGroupStartupFailedError("At least one of …")), job)
+    assert isinstance(never, RunError) and str(never).startswith(
+        "sft: a worker was lost, or hung for 1800 s, before it trained (start 2 in this command: training.max_failures "
+        "is 1); look at"
+    )
 
 
 @pytest.mark.parametrize("bug", [

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import validate
-from rlhf.errors import RunError
+from rlhf.errors import ResourceError, RunError
 from rlhf.training import ray_train
-from rlhf.training.config import TrainingConfig
+from rlhf.training.config import TrainingConfig, WorkersConfig
 from rlhf.training.jobs import TrainJob
-from rlhf.training.ray_train import Trained, _ended_with, _forget_other_runs
+from rlhf.training.ray_train import Trained, _ended_with, _forget_other_runs, check_places
 from rlhf.training.shares import seal_share
 
 NUMBERS = {"step": 40, "validation_loss": 1.5}
@@ -56,6 +56,23 @@ def test_an_unfinished_job_is_not_forgotten(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds an unfinished run that differs in config or inputs; give this run"):
         _forget_other_runs(storage, job_in(tmp_path))
     assert (checkpoint / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("workers", "nodes", "said"), [
+    ({"count": 3}, [{"CPU": 2.0}], r"3 times 1 CPU = 3, the cluster has 2; lower training.workers.count or "),
+    ({"count": 1, "cpus": 3}, [{"CPU": 2.0}] * 2, r"1 workers, each with 3 CPU and 0 GPU on one node, .* room for 0; "),
+    ({"count": 3, "cpus": 3}, [{"CPU": 5.0}] * 2, r"3 workers, each with 3 CPU and 0 GPU on one node, .* room for 2; "),
+    ({"count": 2, "gpus": 1}, [{"CPU": 1.0, "GPU": 2.0}, {"CPU": 9.0}], r"each with 1 CPU and 1 GPU .* room for 1; "),
+])
+def test_workers_that_no_nodes_can_hold_are_refused(workers: dict, nodes: list[dict], said: str) -> None:
+    """Each lies on one node; Ray would wait for ever."""
+    with pytest.raises(ResourceError, match=said):
+        check_places(WorkersConfig(**workers), nodes)
+
+
+def test_workers_that_fit_are_not_refused() -> None:
+    nodes = [{"CPU": 5.0, "GPU": 2.0, "memory": 1.0}, {"CPU": 2.0, "GPU": 8.0}]
+    check_places(WorkersConfig(count=3, cpus=2, gpus=1), nodes)
 
 
 def test_whenever_the_forgetting_is_interrupted_the_rest_is_still_that_of_a_finished_job(
