@@ -149,7 +149,7 @@ class Guarded:
     def _end(self, sentence: str) -> None:
         try:
             write_json(self.job.failure, {"sentence": sentence})
-        except OSError:  # a full disk, say, which is not why it ends
+        except OSError:  # a full disk, say, which is not why it ends; for Ray Train this is a loss like any other
             raise NumericError(sentence) from None
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

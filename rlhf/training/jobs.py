@@ -43,6 +43,11 @@ class TrainJob:
         return self.attempt / "reports.jsonl"
 
     @property
+    def lost_at(self) -> Path:
+        """Of the time at which workers were lost last."""
+        return self.attempt / "lost"
+
+    @property
     def told(self) -> Path:
         """What the user is to be told: of lost workers by Ray Train's controller, of steps left out by a worker."""
         return self.attempt / "told.jsonl"

@@ -32,7 +32,11 @@ class _WithinTime(_TorchBackend):
         meeting = ThreadPoolExecutor(1, "meeting")
         try:
             meeting.submit(super().on_start, worker_group, backend_config).result(backend_config.within_s)
-        except TimeoutError:
+        except BaseException as error:
+            # A group that counts as started is not cleaned up: its workers and their places would stay.
+            worker_group._clear_state()
+            if not isinstance(error, TimeoutError):
+                raise
             raise RayActorError(error_msg=f"workers did not meet within {backend_config.within_s:g} s") from None
         finally:
-            meeting.shutdown(wait=False)  # it ends when the workers do, which are given up now
+            meeting.shutdown(wait=False)  # it ends when the workers do

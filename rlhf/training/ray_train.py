@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,15 +83,18 @@ def train(job: TrainJob, context: RunContext) -> Trained:
         )
         job = replace(job, attempt=begin(storage, key, context.progress.note))
         context.taken()
-        for told in (job.failure, job.end_requested, job.ended_at):
+        for told in (job.failure, job.end_requested, job.ended_at, job.lost_at):
             told.unlink(missing_ok=True)
         shutil.rmtree(job.positions, ignore_errors=True)
         job.positions.mkdir()
-        end = job.end_requested.touch
+
+        def end() -> None:
+            with suppress(OSError):
+                job.end_requested.touch()
 
         def on_request() -> None:
             end()
-            if not any(job.positions.iterdir()):  # no worker is there to see it
+            if not someone_trains(job):
                 raise KeyboardInterrupt  # which Ray lets through where it waits
 
         with (
@@ -103,15 +106,23 @@ def train(job: TrainJob, context: RunContext) -> Trained:
             try:
                 results = _fit(job)
             except KeyboardInterrupt:
-                if job.end_requested.exists():
-                    raise terminated(context.stage, "no step of this command") from None
-                raise
+                if not job.end_requested.exists():
+                    raise
+                results = None
+        if results is None:
+            raise terminated(context.stage, "no step since its newest checkpoint")
         if job.ended_at.exists():
             raise terminated(context.stage, f"step {job.ended_at.read_text()} of {job.total_steps}")
         best = _best(results)
         require_as_sealed(best.checkpoint)
         write_json(ended, {"checkpoint": best.checkpoint.name, "metrics": best.metrics})
     return best
+
+
+def someone_trains(job: TrainJob) -> bool:
+    """Whether a worker has said where it stands since the last loss: one that sees what is asked of it."""
+    stood = [path.stat().st_mtime_ns for path in job.positions.iterdir()]
+    return bool(stood) and (not job.lost_at.exists() or max(stood) > job.lost_at.stat().st_mtime_ns)
 
 
 def _ended_with(ended: Path, storage: Path, key: str) -> Trained | None:

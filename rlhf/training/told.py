@@ -29,6 +29,8 @@ class WriteLosses(UserCallback):
         if told == self._told:
             return
         self._told, self._count = told, self._count + 1
+        with suppress(OSError):
+            self._job.lost_at.touch()
         tell(self._job, f"{loss(worker_exceptions, self._job)} (loss {self._count} in this command)")
 
 

@@ -23,14 +23,15 @@ def run_worker(job: TrainJob) -> None:
     """The train loop of one worker; goes on from the newest checkpoint of the run when there is one."""
     starting()
     _prepare_process(job)
-    _load_operators(job)
     import ray.train
 
-    from rlhf.training.ending import is_over
-    from rlhf.training.since_logged import TakeUpSums
-    from rlhf.training.trainers import build_trainer
-
     standing = Standing(job.position_of(ray.train.get_context().get_world_rank()), job.training.deadline_s)
+    with standing.watched():
+        _load_operators(job)
+        from rlhf.training.ending import is_over
+        from rlhf.training.since_logged import TakeUpSums
+        from rlhf.training.trainers import build_trainer
+
     checkpoint = ray.train.get_checkpoint()
     # a directory of this process alone: Ray Train merges what the ranks report
     with tempfile.TemporaryDirectory(prefix="rlhf-train-") as scratch, _no_stdout(), _room_in(scratch):

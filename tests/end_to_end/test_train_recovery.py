@@ -8,8 +8,9 @@ import os
 import random
 import re
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from rlhf.training import ray_train
 from tests.chaos.train_worker import SLEEP, WorkerBlow, dealt, plan, run_struck_worker
 from tests.end_to_end.jobs import context_of, work_of
 from tests.end_to_end.stopping_meeting import StoppingMeeting
-from tests.limits import HANG_S
+from tests.limits import HANG_S, wait_until
 
 pytestmark = pytest.mark.slow
 TRAINING = {
@@ -144,44 +145,58 @@ def test_a_worker_that_hangs_is_named_and_replaced(
     require_alike(broken, whole)
 
 
+@contextmanager
+def only_places(count: int) -> Iterator[None]:
+    """Others hold all CPUs but so many; groups that still wait for some at the end go first."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    others = placement_group([{"CPU": 1}] * (int(ray.cluster_resources()["CPU"]) - count))
+    try:
+        ray.get(others.ready(), timeout=HANG_S)
+        yield
+    finally:
+        for group in waiting():
+            remove_placement_group(group)
+        remove_placement_group(others)
+
+
+def waiting() -> list[Any]:
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, placement_group_table
+
+    pending = [name for name, group in placement_group_table().items() if group["state"] == "PENDING"]
+    return [PlacementGroup(PlacementGroupID.from_hex(name)) for name in pending]
+
+
 @pytest.mark.exhaustive
 def test_a_worker_that_does_not_come_to_the_meeting_is_replaced(
     trained: Train, whole: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In the places that it had."""
     met = tmp_path / "met"
     monkeypatch.setattr(ray_train, "Meeting", partial(StoppingMeeting, done=met))
-    broken = trained(tmp_path / "reward", Said(), deadline_s=30.0)
+    with only_places(2):
+        broken = trained(tmp_path / "reward", Said(), deadline_s=30.0)
     assert met.exists()
     require_alike(broken, whole)
 
 
-@pytest.fixture
-def one_place_left(ray_cluster: str) -> Iterator[None]:
-    """For as long as the test runs."""
-    import ray
-    from ray.util.placement_group import placement_group, remove_placement_group
-
-    others = placement_group([{"CPU": 1}] * (int(ray.cluster_resources()["CPU"]) - 1))
-    ray.get(others.ready(), timeout=HANG_S)
-    yield
-    remove_placement_group(others)
-
-
 def test_workers_without_places_are_waited_for_so_long(
-    trained: Train, one_place_left: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_train, "PLACES_S", 3.0)
     said = r"reward: no nodes had room for 2 workers with 1 CPU and 0 GPU each .* \(start 1 in this command: training."
-    with pytest.raises(ResourceError, match=said):
+    with only_places(1), pytest.raises(ResourceError, match=said):
         trained(tmp_path / "reward", Said(), max_failures=0)
 
 
-def test_who_waits_for_places_ends_on_request(trained: Train, one_place_left: None, tmp_path: Path) -> None:
-    class Asks(Said):
-        def note(self, text: str) -> None:
-            super().note(text)
-            if " on 2 workers, " in text:
-                threading.Timer(5.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+def test_who_waits_for_places_ends_on_request(trained: Train, tmp_path: Path) -> None:
+    def ask() -> None:
+        wait_until(waiting)
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Terminated, match="ended on SIGTERM after no step of this command; the same command goes on"):
-        trained(tmp_path / "reward", Asks())
+    said = "ended on SIGTERM after no step since its newest checkpoint; the same command goes on"
+    with only_places(1), ThreadPoolExecutor(1) as beside, pytest.raises(Terminated, match=said):
+        beside.submit(ask)
+        trained(tmp_path / "reward", Said())

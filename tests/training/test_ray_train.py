@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from rlhf.errors import ResourceError, RunError
 from rlhf.training import ray_train
 from rlhf.training.config import TrainingConfig, WorkersConfig
 from rlhf.training.jobs import TrainJob
-from rlhf.training.ray_train import Trained, _ended_with, _forget_other_runs, check_places
+from rlhf.training.ray_train import Trained, _ended_with, _forget_other_runs, check_places, someone_trains
 from rlhf.training.shares import seal_share
 
 NUMBERS = {"step": 40, "validation_loss": 1.5}
@@ -56,6 +58,24 @@ def test_an_unfinished_job_is_not_forgotten(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds an unfinished run that differs in config or inputs; give this run"):
         _forget_other_runs(storage, job_in(tmp_path))
     assert (checkpoint / "model.safetensors").exists()
+
+
+def test_nobody_trains_before_workers_stand_somewhere_nor_after_a_loss_until_they_do_again(tmp_path: Path) -> None:
+    job = job_in(tmp_path)
+    job = replace(job, attempt=tmp_path / "attempt")
+    job.positions.mkdir(parents=True)
+    assert not someone_trains(job)
+    at(job.position_of(0), 10)
+    assert someone_trains(job)
+    at(job.lost_at, 11)
+    assert not someone_trains(job), "what is there is of a process that is gone"
+    at(job.position_of(1), 12)
+    assert someone_trains(job)
+
+
+def at(path: Path, second: int) -> None:
+    path.touch()
+    os.utime(path, (second, second))
 
 
 @pytest.mark.parametrize(("workers", "nodes", "said"), [
