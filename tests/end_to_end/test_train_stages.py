@@ -19,6 +19,7 @@ from rlhf.errors import ModelError, NumericError, ResourceError
 from rlhf.metrics import read_json_lines
 from rlhf.progress import LineProgress
 from rlhf.stages import data, pretrain, reward, sft, tokenizer
+from rlhf.training.standing import position_in
 from tests.limits import HANG_S, wait_until
 
 pytestmark = pytest.mark.slow
@@ -260,16 +261,22 @@ def test_a_run_that_was_killed_and_one_that_was_asked_to_end_go_on_to_the_same_n
 
 
 def asked_to_end_after(process, work, attempt, step):
-    """The step after which a run in its n-th attempt ended on SIGTERM, which it was sent after a line of metrics behind
-    a step."""
+    """The step after which a run in its n-th attempt ended on SIGTERM, which it was sent while it made one behind a
+    step. (Before its workers train it would end at once.)"""
     log = work / "metrics.jsonl"
-    wait_until(lambda: attempts_of(work) == [attempt] and last_step(log) > step, lambda: process.poll() is None)
+    wait_until(lambda: attempts_of(work) == [attempt] and updating(work) > step, lambda: process.poll() is None)
     process.terminate()
     told, _ = process.communicate(timeout=HANG_S)
     assert process.returncode == 143, told
     ended = re.search(r"sft: ended on SIGTERM after step (\d+) of \d+; the same command goes on", told)
     assert ended and last_step(log) <= int(ended[1]), told
     return int(ended[1])
+
+
+def updating(work):
+    """The step that a worker is making, the furthest."""
+    found = map(position_in, work.glob("ray_train/*/positions/*.json"))
+    return max((position.step for position in found if position is not None), default=0)
 
 
 @pytest.mark.exhaustive
