@@ -12,7 +12,7 @@ from rlhf.config import ConfigT, dump
 from rlhf.errors import RunError, UserError
 from rlhf.events import EVENTS
 from rlhf.lock import LOCK, locked
-from rlhf.unfinished import CONFIG, has_state
+from rlhf.unfinished import CONFIG
 
 
 @contextmanager
@@ -56,9 +56,9 @@ def config_beside(directory: Path, config: ConfigT) -> Iterator[Callable[[], Non
 @contextmanager
 def config_once_taken(directory: Path, config: ConfigT) -> Iterator[Callable[[], None]]:
     """The resolved config comes into the work directory when the run takes that over, which the function that is given
-    says, or has come to its end. Until then the one there is that of the state beside it, whatever ends this process.
-    Where there is no state, it comes at once."""
-    if not has_state(directory) or not (directory / CONFIG).is_file():
+    says, or has come to its end. Until then the one there is that of the state beside it, whatever ends this process;
+    where there is none, it comes at once."""
+    if not (directory / CONFIG).is_file():
         write_config(directory, config)
     yield lambda: write_config(directory, config)
     write_config(directory, config)

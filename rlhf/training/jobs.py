@@ -43,9 +43,9 @@ class TrainJob:
         return self.attempt / "reports.jsonl"
 
     @property
-    def lost_at(self) -> Path:
-        """Of the time at which workers were lost last."""
-        return self.attempt / "lost"
+    def lost(self) -> Path:
+        """The processes of the workers that there were when some were lost last."""
+        return self.attempt / "lost.json"
 
     @property
     def told(self) -> Path:

@@ -31,6 +31,7 @@ from rlhf.training.jobs import TrainJob
 from rlhf.training.meeting import Meeting
 from rlhf.training.pace import Paced
 from rlhf.training.shares import damage, require_as_sealed
+from rlhf.training.standing import standing_pids
 from rlhf.training.told import WriteLosses, telling
 from rlhf.training.worker import run_worker
 
@@ -83,7 +84,7 @@ def train(job: TrainJob, context: RunContext) -> Trained:
         )
         job = replace(job, attempt=begin(storage, key, context.progress.note))
         context.taken()
-        for told in (job.failure, job.end_requested, job.ended_at, job.lost_at):
+        for told in (job.failure, job.end_requested, job.ended_at, job.lost):
             told.unlink(missing_ok=True)
         shutil.rmtree(job.positions, ignore_errors=True)
         job.positions.mkdir()
@@ -120,9 +121,10 @@ def train(job: TrainJob, context: RunContext) -> Trained:
 
 
 def someone_trains(job: TrainJob) -> bool:
-    """Whether a worker has said where it stands since the last loss: one that sees what is asked of it."""
-    stood = [path.stat().st_mtime_ns for path in job.positions.iterdir()]
-    return bool(stood) and (not job.lost_at.exists() or max(stood) > job.lost_at.stat().st_mtime_ns)
+    """Whether a worker that was not there at the last loss has said where it stands: one that sees what is asked of
+    it."""
+    lost = json.loads(job.lost.read_text()) if job.lost.exists() else []
+    return not standing_pids(job.positions) <= {*lost}
 
 
 def _ended_with(ended: Path, storage: Path, key: str) -> Trained | None:

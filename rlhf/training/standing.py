@@ -57,6 +57,12 @@ def position_in(path: Path) -> Position | None:
         return None
 
 
+def standing_pids(directory: Path) -> set[int]:
+    """The processes of all workers that have said where they stand."""
+    found = map(position_in, directory.glob("[0-9]*.json"))
+    return {position.pid for position in found if position is not None}
+
+
 class Standing:
     """A worker's position, kept in a file; it is told that the work goes on at least once in `deadline_s`."""
 

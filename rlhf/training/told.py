@@ -9,10 +9,11 @@ from typing import Any
 
 from ray.train import UserCallback
 
-from rlhf.artifacts import write_bytes
+from rlhf.artifacts import write_bytes, write_json
 from rlhf.training.failures import loss
 from rlhf.training.following import tailing
 from rlhf.training.jobs import TrainJob
+from rlhf.training.standing import standing_pids
 
 
 class WriteLosses(UserCallback):
@@ -30,7 +31,7 @@ class WriteLosses(UserCallback):
             return
         self._told, self._count = told, self._count + 1
         with suppress(OSError):
-            self._job.lost_at.touch()
+            write_json(self._job.lost, sorted(standing_pids(self._job.positions)))
         tell(self._job, f"{loss(worker_exceptions, self._job)} (loss {self._count} in this command)")
 
 

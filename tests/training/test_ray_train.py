@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,7 @@ from rlhf.training.config import TrainingConfig, WorkersConfig
 from rlhf.training.jobs import TrainJob
 from rlhf.training.ray_train import Trained, _ended_with, _forget_other_runs, check_places, someone_trains
 from rlhf.training.shares import seal_share
+from rlhf.training.told import WriteLosses
 
 NUMBERS = {"step": 40, "validation_loss": 1.5}
 
@@ -67,15 +67,14 @@ def test_nobody_trains_before_workers_stand_somewhere_nor_after_a_loss_until_the
     assert not someone_trains(job)
     at(job.position_of(0), 10)
     assert someone_trains(job)
-    at(job.lost_at, 11)
+    WriteLosses(job).after_exception(None, {0: RuntimeError("lost")})
     assert not someone_trains(job), "what is there is of a process that is gone"
     at(job.position_of(1), 12)
     assert someone_trains(job)
 
 
-def at(path: Path, second: int) -> None:
-    path.touch()
-    os.utime(path, (second, second))
+def at(path: Path, pid: int) -> None:
+    path.write_text(json.dumps({"phase": "start", "step": 0, "pid": pid}))
 
 
 @pytest.mark.parametrize(("workers", "nodes", "said"), [
