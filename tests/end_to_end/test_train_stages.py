@@ -237,7 +237,9 @@ def test_a_run_that_was_killed_and_one_that_was_asked_to_end_go_on_to_the_same_n
     killed_at = last_step(log)
     assert killed_at < finetuned.metrics["steps"]
 
-    second = asked_to_end_after(start(config), work, 2, killed_at)
+    lost = set(workers_in(work))
+    assert lost, "the first run's workers said where they stood"
+    second = asked_to_end_after(start(config), work, lost, killed_at)
     assert killed_at < second < finetuned.metrics["steps"]
     assert not (tmp_path / "out").exists()
     with damaged(work):
@@ -260,11 +262,16 @@ def test_a_run_that_was_killed_and_one_that_was_asked_to_end_go_on_to_the_same_n
     assert steps[len(before)] == (goes_on_from.step // every + 1) * every, "the third goes on from the one before it"
 
 
-def asked_to_end_after(process, work, attempt, step):
-    """The step after which a run in its n-th attempt ended on SIGTERM, which it was sent while it made one behind a
-    step. (Before its workers train it would end at once.)"""
+def asked_to_end_after(process, work, lost, step):
+    """The step after which a run ended on SIGTERM, which it was sent while workers other than the `lost` made one
+    behind a step. (Before its workers train it would end at once.)"""
     log = work / "metrics.jsonl"
-    wait_until(lambda: attempts_of(work) == [attempt] and updating(work) > step, lambda: process.poll() is None)
+
+    def updates():
+        found = workers_in(work)
+        return found and not lost & set(found) and max(position.step for position in found.values()) > step
+
+    wait_until(updates, lambda: process.poll() is None)
     process.terminate()
     told, _ = process.communicate(timeout=HANG_S)
     assert process.returncode == 143, told
@@ -273,10 +280,10 @@ def asked_to_end_after(process, work, attempt, step):
     return int(ended[1])
 
 
-def updating(work):
-    """The step that a worker is making, the furthest."""
-    found = map(position_in, work.glob("ray_train/*/positions/*.json"))
-    return max((position.step for position in found if position is not None), default=0)
+def workers_in(work):
+    """Where the workers stand that said so last, by process."""
+    found = map(position_in, work.glob("ray_train/*/positions/[0-9]*.json"))
+    return {position.pid: position for position in found if position is not None}
 
 
 @pytest.mark.exhaustive
@@ -298,11 +305,6 @@ def test_other_stages_go_on_from_a_kill_to_the_same_numbers(request, tmp_path, s
     assert second.returncode == 0, told
     assert reported(tmp_path / "out.work").count(5) == 1, "it must not have started over"
     assert published_like(tmp_path / "out", undisturbed)
-
-
-def attempts_of(work):
-    """The numbers of the attempts whose directories are there."""
-    return sorted(int(path.name.rpartition(".")[2]) for path in work.glob("ray_train/*.[0-9]*/"))
 
 
 def reported(work):
