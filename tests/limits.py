@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-HANG_S = 600.0  # far above what anything here takes, also on a machine three times as slow and busy
+HANG_S = 1800.0  # far above what anything here takes, also on a machine three times as slow and busy
 
 
 def wait_until(

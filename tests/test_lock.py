@@ -76,6 +76,8 @@ from rlhf.ownership import own
 
 directory, flag = Path(sys.argv[1]), Path(sys.argv[1] + ".held")
 counts = {"held": 0, "refused": 0}
+print("ready", flush=True)
+sys.stdin.readline()
 while counts["held"] < 30:
     try:
         with own(directory, print):
@@ -95,7 +97,13 @@ def test_first_starts_at_one_instant_do_not_remove_each_others_directory(tmp_pat
     """Four processes make, hold and remove one directory again and again: never two at once, never from under another.
     """
     command = [sys.executable, "-c", RACE, str(tmp_path / "work")]
-    racing = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    racing = [subprocess.Popen(command, **pipes, text=True) for _ in range(4)]
+    for process in racing:
+        assert process.stdout.readline() == "ready\n", process.communicate()
+    for process in racing:
+        process.stdin.write("go\n")
+        process.stdin.flush()
     times = 0
     for process in racing:
         said, wrong = process.communicate(timeout=HANG_S)

@@ -57,10 +57,14 @@ def test_a_node_that_does_not_answer_is_none_though_ray_still_lists_it(
 
 def test_a_node_that_comes_is_taken(listening: int, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes, notes = [node(listening)], []
+
+    def note(said: str) -> None:
+        notes.append(said)
+        nodes.append(node(listening))
+
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(room, "_LOOK_S", 0.02)
-    threading.Timer(0.3, nodes.append, [node(listening)]).start()
-    await_room(ROLES, 60.0, notes.append, never)
+    await_room(ROLES, 60.0, note, never)
     assert notes == [f"{MISSING}; waiting up to 60 s for a node to come"]
 
 

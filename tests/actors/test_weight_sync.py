@@ -21,6 +21,7 @@ from actors.weight_sync import SYNCS, weight_sync
 from rlhf.ppo.config import WeightSyncConfig
 from rlhf.sampling.weight_transfer import TransferGroup, WeightInfo
 from tests.limits import HANG_S
+from tests.ports import free_port
 
 WEIGHTS = [("model.embed_tokens.weight", torch.arange(6.0).reshape(2, 3)), ("lm_head.weight", torch.ones(2, 3))]
 NAMES = [name for name, _ in WEIGHTS]
@@ -56,11 +57,7 @@ class FakePolicy(Noting):
     """A rank that sends `WEIGHTS`, and waits until every worker has them."""
 
     def address(self) -> tuple[str, int]:
-        import socket
-
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return "127.0.0.1", probe.getsockname()[1]
+        return "127.0.0.1", free_port()
 
     def weight_infos(self) -> list[WeightInfo]:
         return [WeightInfo(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in WEIGHTS]

@@ -14,22 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.machines import Machine, Switch
-from tests.limits import wait_until
+from tests.limits import HANG_S, wait_until
 
 PORT, DASHBOARD = 6379, 8265
 STORE = 150_000_000  # bytes of each machine's object store
 DEAD_S = 3.0  # after which the head gives up a machine that does not answer; Ray's own default is 15 and more
+_STARTS = 4
 SCRIPTS = Path(sys.executable).parent
 _QUICK = {
     "RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "1000", "RAY_health_check_failure_threshold": f"{DEAD_S:.0f}",
     "RAY_JOB_STOP_WAIT_TIME_S": "120",
 }
-_GET = """
+_GET = f"""
 import sys, urllib.request
 from pathlib import Path
 asked = urllib.request.Request(sys.argv[1], headers={"Authorization": "Bearer " + Path(sys.argv[2]).read_text()})
-print(urllib.request.urlopen(asked, timeout=10).read().decode())
+print(urllib.request.urlopen(asked, timeout={HANG_S}).read().decode())
 """
 
 
@@ -42,6 +43,7 @@ class Cluster:
     cpus: int
     environment: Mapping[str, str]
     workers: list[Machine] = field(default_factory=list)
+    _numbers: int = 0
 
     def __post_init__(self) -> None:
         head = ["--head", f"--port={PORT}", "--num-cpus=0", "--dashboard-host=0.0.0.0", f"--dashboard-port={DASHBOARD}"]
@@ -55,14 +57,22 @@ class Cluster:
 
     def add_worker(self) -> Machine:
         """A machine more; Ray learns of it a few seconds later."""
-        name = f"worker{len(self.workers) + 1}"
+        self._numbers += 1
+        name = f"worker{self._numbers}"
         self.workers.append(self._start(name, [f"--address={self.head.address}:{PORT}", f"--num-cpus={self.cpus}"]))
         return self.workers[-1]
 
-    def await_workers(self) -> None:
-        """Returns when Ray knows every worker that runs."""
-        wanted = {worker.address for worker in self.workers if worker.alive()}
-        wait_until(lambda: wanted <= self.nodes().keys())
+    def start_workers(self, count: int) -> None:
+        """Returns when Ray knows so many. One whose node took more than the 30 s that Ray gives it to start ends; then
+        another is started."""
+        for _ in range(_STARTS):
+            while len(self.workers) < count:
+                self.add_worker()
+            wait_until(lambda: {worker.address for worker in self.workers if worker.alive()} <= self.nodes().keys())
+            self.workers = [worker for worker in self.workers if worker.alive()]
+            if len(self.workers) == count:
+                return
+        raise RuntimeError(f"no {count} workers start: look at {self.directory}/worker*.log")
 
     def nodes(self) -> dict[str, str]:
         """Address → id of the nodes that Ray holds alive."""
@@ -100,9 +110,7 @@ def hosts(directory: Path, workers: int = 2, cpus: int = 2) -> Iterator[Cluster]
     switch = Switch()
     try:
         cluster = Cluster(directory, switch, cpus, _environment(directory))
-        for _ in range(workers):
-            cluster.add_worker()
-        cluster.await_workers()
+        cluster.start_workers(workers)
         yield cluster
     finally:
         switch.close()

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+_PATIENCE_S = 1800  # with an engine that has just started, on a machine that does much else
 os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
 
@@ -53,7 +54,7 @@ def ask(port: int, what: str, content: dict[str, Any] | None) -> dict[str, Any]:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/{what}", data=data, headers={"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:
         return json.load(answer)
 
 

@@ -64,7 +64,7 @@ def test_the_driver_ends_its_step_before_the_hook_returns(processes: Processes) 
     shell = processes.start("/bin/sh", "-c", f"{sys.executable} {processes.script} run x.yaml; exit $?")
     asked = drain(10.0, seen_s=0.0, among=own())
     assert len(asked) == 1 and asked != [shell.pid]
-    assert shell.wait(5) == 143
+    assert shell.wait(HANG_S) == 143
     assert shell.stdout is not None and shell.stdout.read() == "checkpoint\n"
 
 

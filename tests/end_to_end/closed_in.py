@@ -64,9 +64,19 @@ def wait_for_head(directory: Path) -> str:
 
     while not list((directory / "run" / "sft.work").glob("ray_train/*")):
         time.sleep(0.2)
-    heads = {each.pid for each in psutil.Process().children(recursive=True) if "gcs_server" in each.name()}
+    heads = {each.pid for each in psutil.Process().children(recursive=True) if "gcs_server" in name_of(each)}
     ports = [each.laddr.port for each in psutil.net_connections("tcp") if each.pid in heads and each.status == "LISTEN"]
     return f"127.0.0.1:{ports[0]}"
+
+
+def name_of(process) -> str:
+    """The name of a process; "" of one that has ended."""
+    import psutil
+
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
 
 
 def main() -> int:

@@ -25,6 +25,8 @@ from fcntl import ioctl
 from pathlib import Path
 from typing import Any
 
+from tests.limits import wait_until
+
 OWN = "10.77.0.1"
 CONTROL = ("192.0.2.1", "198.51.100.7")
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000
@@ -149,7 +151,6 @@ def send_on_purpose() -> None:
         stream.connect((CONTROL[0], 80))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
         datagram.sendto(b"x", (CONTROL[1], 9))
-    time.sleep(0.3)
 
 
 def look_round(seen: Seen) -> None:
@@ -173,6 +174,7 @@ def main(arguments: list[str]) -> None:
     lead_nowhere()
     seen, watch = Seen(), Watch()
     send_on_purpose()
+    wait_until(lambda: set(CONTROL) <= set(watch.found))
     seen.control, watch.found = watch.found, []
     process = subprocess.Popen(command)
     while process.poll() is None:

@@ -102,6 +102,7 @@ def test_a_killed_run_goes_on_exactly(whole: Probed, ray_cluster: str, tiny_mode
     output, log = tmp_path / "ppo", tmp_path / "ppo.log"
     process = command(output, tiny_models, ray_cluster)
     wait_for_rows(process, output, 3)
+    process.send_signal(signal.SIGSTOP)  # it holds the directory, and makes no step while the second one starts
     second = command(output, tiny_models, ray_cluster)
     assert second.wait() == 2
     assert f"ppo.work: in use by process {process.pid} on " in log.read_text()

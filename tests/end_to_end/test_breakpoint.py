@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.limits import HANG_S
+from tests.limits import HANG_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTION = """
@@ -54,13 +54,14 @@ def test_a_breakpoint_in_an_actor_is_reached_from_a_terminal(tiny_models, tmp_pa
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        assert found.wait(150), "".join(output)
+        wait_until(lambda: found.is_set() or run.poll() is not None)
+        assert found.is_set(), "".join(output)
         opened = next(line for line in output if "RemotePdb session open at" in line)
         assert "reward.mine[0]" in opened  # it says which actor waits
         port = int(re.search(r"localhost:(\d+)", opened).group(1))
         answers = ask(port, "p 'the response is', sample.response", "p 6 * 7", "c")
         assert "('the response is', " in answers and "42" in answers
-        assert run.wait(120) == 0, "".join(output)
+        assert run.wait(HANG_S) == 0, "".join(output)
         assert any(re.match(r"dashboard  http://127\.0\.0\.1:\d+  \(it asks for a token: ", line) for line in output)
     finally:
         run.kill()

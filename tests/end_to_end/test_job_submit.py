@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,11 @@ class Head:
 
     def actors(self) -> dict[str, str]:
         """Name → state of the actors that the dashboard lists."""
-        listed = json.loads(self.answer("/api/v0/actors?limit=100&detail=true"))["data"]["result"]["result"]
-        return {actor["name"]: actor["state"] for actor in listed}
+        return {actor["name"]: actor["state"] for actor in self.listed("actors")}
+
+    def listed(self, what: str) -> list[dict[str, Any]]:
+        """What the dashboard lists, of one kind."""
+        return json.loads(self.answer(f"/api/v0/{what}?limit=100&detail=true"))["data"]["result"]["result"]
 
     def submit(self, working_dir: Path, *arguments: str) -> subprocess.Popen:
         command = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", self.dashboard,
@@ -76,20 +80,38 @@ def head() -> Iterator[Head]:
         f"--dashboard-port={dashboard_port}", "--num-cpus=2", "--object-store-memory=300000000",
         "--disable-usage-stats", f"--temp-dir={session}", "--dashboard-agent-listen-port=0",
     ]
-    started = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     dashboard, everything = f"http://127.0.0.1:{dashboard_port}", {**planted, "RAY_AUTH_TOKEN": token}
     found = Head(dashboard, session, token, environment, everything)
+    started = None
     try:
-        wait_until(lambda: answers(found) or started.poll() is not None)
-        assert started.poll() is None, "ray start --head ended at once"
+        started = start_patiently(command, found)
         yield found
     finally:
-        for process in psutil.Process(started.pid).children(recursive=True):
+        if started is not None:
+            end(started)
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def start_patiently(command: list[str], head: Head) -> subprocess.Popen:
+    """The process of a head that takes jobs. Ray ends one whose node took more than 30 s to start: it is started again.
+    """
+    for _ in range(4):
+        started = subprocess.Popen(
+            command, env=head.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_until(lambda started=started: takes_jobs(head) or started.poll() is not None)
+        if started.poll() is None:
+            return started
+    raise AssertionError("ray start --head ended at once, four times")
+
+
+def end(started: subprocess.Popen) -> None:
+    for process in psutil.Process(started.pid).children(recursive=True):
+        with suppress(psutil.Error):  # it has ended with one that came before it
             if process.name() == "raylet":  # it would wait 30 s for an actor that Ray Train leaves behind
                 process.kill()
-        started.terminate()
-        started.wait(HANG_S)
-        shutil.rmtree(session, ignore_errors=True)
+    started.terminate()
+    started.wait(HANG_S)
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +168,22 @@ def test_no_secret_is_in_what_ray_keeps_of_a_job(head: Head, submitted: Submitte
     kept = {path: head.answer(path) for path in KEPT_OF_JOBS} | {"the job's output": submitted.told.encode()}
     assert all(str(submitted.output).encode() in kept[path] for path in KEPT_OF_JOBS[:2])
     assert all(role.encode() in kept[KEPT_OF_JOBS[2]] for role in ROLES)
-    files = [path for path in (*head.session.rglob("*"), *submitted.output.parent.rglob("*"))
-             if path.is_file() and not path.is_symlink()]
-    assert any(path.name.startswith("job-driver-") for path in files)
-    kept |= {str(path): path.read_bytes() for path in files}
+    files = contents(head.session) | contents(submitted.output.parent)
+    assert any("/job-driver-" in path for path in files)
+    kept |= files
     assert [f"{place} holds {name}" for place, content in kept.items() for name, value in head.planted.items()
             if value.encode() in content] == []
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Of every file below a directory in which processes still write: what is removed meanwhile is left out."""
+    found = {}
+    for place, _, names in os.walk(directory):
+        for path in (Path(place, name) for name in names):
+            with suppress(FileNotFoundError):
+                if path.is_file() and not path.is_symlink():
+                    found[str(path)] = path.read_bytes()
+    return found
 
 
 def test_environment_runs_and_caches_are_not_uploaded(head: Head, checkout: Path) -> None:
@@ -193,9 +225,10 @@ def arguments(models: Any, output: Path) -> list[str]:
     ]
 
 
-def answers(head: Head) -> bool:
+def takes_jobs(head: Head) -> bool:
+    """Its dashboard answers before it has a node."""
     try:
-        head.actors()
+        nodes = head.listed("nodes")
     except (URLError, ConnectionError, KeyError):
         return False
-    return True
+    return any(node["state"] == "ALIVE" for node in nodes)

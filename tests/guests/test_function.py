@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,7 @@ def moody(sample):
     if sample.response == "regex":  # holds the interpreter's lock
         re.match("(a+)+$", "a" * 60 + "b")
     if sample.response == "child":
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", __file__])
         time.sleep(600)
     if sample.response == "die":
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -119,14 +120,17 @@ def test_secrets_are_not_among_its_variables(scorer: Callable, monkeypatch, capf
 
 
 @pytest.mark.parametrize(
-    ("response", "said"),
+    ("response", "timeout_s", "said"),
     [
-        ("hang", "the function did not answer within 0.5 s"), ("regex", "the function did not answer within 0.5 s"),
-        ("die", "the function ended (signal SIGSEGV)"), ("exit", "the function ended (exit code 3)"),
+        ("hang", 3.0, "the function did not answer within 3 s"),
+        ("regex", 3.0, "the function did not answer within 3 s"),
+        ("die", HANG_S, "the function ended (signal SIGSEGV)"), ("exit", HANG_S, "the function ended (exit code 3)"),
     ],
 )
-def test_a_call_that_does_not_come_back_fails_alone(scorer: Callable, response: str, said: str) -> None:
-    first, failed, second = scorer("moody", timeout_s=0.5)(samples("a", response, "b"))
+def test_a_call_that_does_not_come_back_fails_alone(
+    scorer: Callable, response: str, timeout_s: float, said: str
+) -> None:
+    first, failed, second = scorer("moody", timeout_s=timeout_s)(samples("a", response, "b"))
     assert failed == Failure(said)
     assert first != second and gone(int(first)) and not gone(int(second), 0.1)
 
@@ -142,11 +146,13 @@ def test_a_batch_that_hangs_is_given_up(scorer: Callable) -> None:
 def test_what_the_function_has_started_ends_with_it(scorer: Callable, tmp_path: Path) -> None:
     def sleepers() -> list[str]:
         listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-        return [line for line in listed.splitlines() if "import time; time.sleep(600)" in line and "ps -eo" not in line]
+        return [line for line in listed.splitlines() if "time.sleep(600)" in line and str(tmp_path) in line]
 
-    before = sleepers()
-    scorer("moody", timeout_s=1.0)(samples("child"))
-    wait_until(lambda: sleepers() == before)
+    asked = threading.Thread(target=scorer("moody", timeout_s=15.0), args=(samples("child"),))
+    asked.start()
+    wait_until(sleepers, asked.is_alive)
+    wait_until(lambda: not sleepers())
+    asked.join()
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])

@@ -11,6 +11,7 @@ import pytest
 from rlhf.interfaces import Collected, Nothing
 from rlhf.ppo.ahead import AfterRollouts, Ahead
 from rlhf.ppo.collect import NothingAhead
+from tests.limits import HANG_S
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Slow(NothingAhead):
         self.go.set()
 
     def collect(self, step: int, version: int, prompts_used: int) -> Collected:
-        assert step != 1 or self.go.wait(10)
+        assert step != 1 or self.go.wait(HANG_S)
         self.asked.append((step, version, prompts_used))
         if step == self.fails_at:
             raise RuntimeError(f"lost at {step}")

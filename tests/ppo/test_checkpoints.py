@@ -21,6 +21,7 @@ from rlhf.errors import RunError
 from rlhf.ppo.loop import LoopState, Roles, train
 from rlhf.training.checkpoint import DirectoryCheckpoints, Keeping
 from rlhf.training.listing import checkpoints_of
+from tests.limits import HANG_S
 from tests.ppo import fakes
 
 
@@ -242,13 +243,13 @@ def test_a_checkpoint_is_sealed_beside_the_run_and_its_error_is_raised_when_aske
 
     def slow(directory: Path, content) -> None:
         began.set()
-        may_go_on.wait(20)
+        may_go_on.wait(HANG_S)
         raise PermissionError("no")
 
     monkeypatch.setattr("rlhf.training.checkpoint.seal", slow)
     kept = checkpoints(tmp_path)
     kept.save(fakes.roles(), LoopState(2, 0.1), {})
-    assert began.wait(20) and not kept.published()  # the run goes on meanwhile
+    assert began.wait(HANG_S) and not kept.published()  # the run goes on meanwhile
     kept.check()  # nothing is wrong yet, and nothing is waited for
     may_go_on.set()
     kept.close()

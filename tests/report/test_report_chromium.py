@@ -67,7 +67,8 @@ def test_dark_and_light_follow_the_reader(driver, pipeline_page):
             "features": [{"name": "prefers-color-scheme", "value": name}]})
         driver.execute_script("document.querySelector('[data-chart]').scrollIntoView({behavior: 'instant'})")
         wait(driver, "document.querySelector('[data-chart] .scatterlayer path.js-line')")
-        time.sleep(0.3)
+        wait(driver, "getComputedStyle(document.querySelector('[data-chart] .legendtext')).fill"
+                     " === getComputedStyle(document.body).color")
         shades.append(driver.execute_script(
             "return [getComputedStyle(document.body).backgroundColor,"
             " getComputedStyle(document.querySelector('[data-chart] .legendtext')).fill]"))

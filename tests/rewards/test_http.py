@@ -66,9 +66,6 @@ class Handler(BaseHTTPRequestHandler):
         scores = [len(sample["response"]) for sample in body["samples"]]
         if isinstance(todo, int):
             self._answer(todo, b"busy\nreally")
-        elif isinstance(todo, float):
-            time.sleep(todo)
-            self._answer(200, json.dumps({"scores": scores}).encode())
         elif todo == "close":
             self.connection.close()
         elif todo == "dribble":
@@ -143,7 +140,7 @@ def test_scores_come_in_the_order_of_the_samples_and_samples_go_whole(service: S
 
 
 def test_no_more_requests_at_once_than_allowed(service: Service) -> None:
-    service.delay = 0.05
+    service.delay = 0.5
     client(service.url, batch_size=1, concurrency=3)(SAMPLES)
     assert service.most_at_once == 3
 
@@ -156,8 +153,8 @@ def test_a_service_that_recovers_is_asked_again(service: Service, trouble: list)
 
 
 def test_a_slow_answer_is_not_waited_for(service: Service) -> None:
-    service.plan = [0.6]
-    assert client(service.url, batch_size=10, timeout_s=0.2)(SAMPLES)[3] == 3.0
+    service.plan = ["hang"]
+    assert client(service.url, batch_size=10, timeout_s=2.0)(SAMPLES)[3] == 3.0
     assert len(service.seen) == 2
 
 
@@ -185,8 +182,8 @@ def test_a_service_that_stays_down_fails_its_batch_alone(service: Service) -> No
 
 def test_a_service_that_hangs_is_given_up_and_what_it_answered_before_stays(service: Service, capsys) -> None:
     service.plan = [None, None, *["hang"] * 100]
-    found = client(service.url, batch_size=1, concurrency=1, retries=1, timeout_s=0.2)(SAMPLES)
-    hung = f"{service.url} did not answer within 0.2 s (2 tries)"
+    found = client(service.url, batch_size=1, concurrency=1, retries=1, timeout_s=1.5)(SAMPLES)
+    hung = f"{service.url} did not answer within 1.5 s (2 tries)"
     unasked = f"was not asked: 3 batches before it failed, the last because {hung}"
     assert found == [0.0, 1.0, *[Failure(hung)] * 3, *[Failure(unasked)] * 5]
     assert len(service.seen) == 2 + 3 * 2

@@ -17,7 +17,7 @@ import pytest
 
 from rlhf.sampling import vllm_engine
 from rlhf.sampling.vllm_engine import EngineLost, Sampling, VllmEngine
-from tests.limits import HANG_S
+from tests.limits import HANG_S, wait_until
 
 SOON_S = 0.3
 
@@ -88,9 +88,10 @@ def test_a_worker_that_dies_while_it_is_waited_for_takes_the_engine_with_it(exec
     assert isinstance(lost.value.__cause__, RuntimeError) and str(lost.value.__cause__) in (
         "cancelled", "Executor failed.",  # while it waits, and before
     )
+    wait_until(lambda: executor.rpc_broadcast_mq is None)  # vLLM wakes who waits before it takes its queues away
     with pytest.raises(EngineLost) as later:
         engine.call("update_weights")
-    assert isinstance(later.value.__cause__, AssertionError)  # vLLM has taken its queues away
+    assert isinstance(later.value.__cause__, AssertionError)
 
 
 def test_so_does_one_whose_death_was_noticed_just_now(executor: Any) -> None:

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,8 @@ def test_a_pipeline_shows_every_stage_and_the_one_that_runs_in_full(tmp_path: Pa
     (work / "checkpoints" / "step_000004").mkdir(parents=True)
     add_event(work, begins_after=4)
     add_event(work, note="policy[0] was lost in step 5, update: SIGKILL")
-    text = text_of(Watched(tmp_path).look(), time.time() + 7)
+    os.utime(work / "metrics.jsonl", (NOW, NOW))
+    text = text_of(Watched(tmp_path).look(), NOW + 7)
     assert re.search(r"^data +done", text, re.MULTILINE) and re.search(r"^report +-", text, re.MULTILINE)
     assert re.search(r"^sft +! stopped +0/20 +the same command goes on", text, re.MULTILINE)
     assert re.search(r"^ppo +> now +5/20 +30 s left", text, re.MULTILINE)
@@ -119,7 +119,7 @@ def test_live_it_follows_the_run_until_the_run_has_ended(tmp_path: Path) -> None
     assert watching.is_alive()
     (work / "lock").write_text("")
     publish(tmp_path / "ppo")
-    watching.join(10)
+    watching.join(HANG_S)
     assert not watching.is_alive()
     assert "done" in console.file.getvalue()
 
