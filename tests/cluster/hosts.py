@@ -29,7 +29,7 @@ _QUICK = {
 _GET = f"""
 import sys, urllib.request
 from pathlib import Path
-asked = urllib.request.Request(sys.argv[1], headers={"Authorization": "Bearer " + Path(sys.argv[2]).read_text()})
+asked = urllib.request.Request(sys.argv[1], headers={{"Authorization": "Bearer " + Path(sys.argv[2]).read_text()}})
 print(urllib.request.urlopen(asked, timeout={HANG_S}).read().decode())
 """
 

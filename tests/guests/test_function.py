@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from rlhf.config import validate
@@ -45,7 +46,7 @@ def moody(sample):
     if sample.response == "regex":  # holds the interpreter's lock
         re.match("(a+)+$", "a" * 60 + "b")
     if sample.response == "child":
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", __file__])
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", sample.prompt])
         time.sleep(600)
     if sample.response == "die":
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -144,11 +145,12 @@ def test_a_batch_that_hangs_is_given_up(scorer: Callable) -> None:
 
 
 def test_what_the_function_has_started_ends_with_it(scorer: Callable, tmp_path: Path) -> None:
-    def sleepers() -> list[str]:
-        listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-        return [line for line in listed.splitlines() if "time.sleep(600)" in line and str(tmp_path) in line]
+    def sleepers() -> list[int]:
+        found = psutil.process_iter(["pid", "cmdline"])
+        return [each.pid for each in found if each.info["cmdline"] and each.info["cmdline"][-1] == str(tmp_path)]
 
-    asked = threading.Thread(target=scorer("moody", timeout_s=15.0), args=(samples("child"),))
+    sample = RewardSample("0", str(tmp_path), [], "child")
+    asked = threading.Thread(target=scorer("moody", timeout_s=10.0), args=([sample],))
     asked.start()
     wait_until(sleepers, asked.is_alive)
     wait_until(lambda: not sleepers())
