@@ -169,7 +169,12 @@ def replace_directory(source: Path, target: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON durably, as `write_text` does."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """JSON as `write_json` writes it."""
+    return json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -53,6 +53,29 @@ def loss(failures: Mapping[int, Exception], job: TrainJob) -> str:
     return f"{job.kind}: {who} failed {_where(who, cause, job)}: {type(cause).__name__}: {_first_line(cause)}"
 
 
+def lost_at(failures: Mapping[int, Exception], job: TrainJob) -> tuple[str, int] | None:
+    """The phase and the step in which who failed stood; None: in its start, or that is not known."""
+    causes = _workers(failures)
+    found = _missing(causes, job)
+    who, cause = found[1:] if found is not None else next(iter(causes.items()))
+    position = _position(who, cause, job)
+    return None if position is None or position.phase == "start" else (position.phase, position.step)
+
+
+def repeated(failures: Mapping[int, Exception], job: TrainJob) -> str:
+    """Why workers that failed where they had failed the time before are not started again."""
+    causes = _workers(failures)
+    for tell in (_told, _full_disk, _no_memory):
+        found = tell(causes, job)
+        if found is not None:
+            return str(found)
+    return (
+        f"{loss(failures, job)}; it is the second loss in a row in that phase of that step, so they are not started "
+        f"again; look at {_log(next(iter(causes.values())))}, mend the cause, and run the same command, which goes on "
+        f"from the newest checkpoint"
+    )
+
+
 def _causes(error: TrainingFailedError | RayError) -> Causes:
     if isinstance(error, RayError):
         return {_CONTROLLER: _innermost(error)}

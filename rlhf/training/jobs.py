@@ -48,6 +48,12 @@ class TrainJob:
         return self.attempt / "lost.json"
 
     @property
+    def repeated(self) -> Path:
+        """Where Ray Train's controller says why the job ends, though workers could be lost more often: it was twice in
+        a row in the same phase of the same step."""
+        return self.attempt / "repeated.json"
+
+    @property
     def told(self) -> Path:
         """What the user is to be told: of lost workers by Ray Train's controller, of steps left out by a worker."""
         return self.attempt / "told.jsonl"

@@ -84,7 +84,7 @@ def train(job: TrainJob, context: RunContext) -> Trained:
         )
         job = replace(job, attempt=begin(storage, key, context.progress.note))
         context.taken()
-        for told in (job.failure, job.end_requested, job.ended_at, job.lost):
+        for told in (job.failure, job.end_requested, job.ended_at, job.lost, job.repeated):
             told.unlink(missing_ok=True)
         shutil.rmtree(job.positions, ignore_errors=True)
         job.positions.mkdir()
@@ -232,6 +232,8 @@ def _fit(job: TrainJob) -> Checkpoints:
         if told is None:
             raise
         raise told from None
+    if job.repeated.exists():
+        raise RunError(json.loads(job.repeated.read_text())["sentence"])
     if job.failure.exists():
         raise NumericError(json.loads(job.failure.read_text())["sentence"])
     return result.best_checkpoints

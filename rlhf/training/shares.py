@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf.artifacts import file_digest, write_json
+from rlhf.artifacts import digest, file_digest, json_text, write_json
 from rlhf.errors import RunError
 from rlhf.sound import SoundDirectory
 
@@ -21,7 +21,7 @@ SHARES = "share_*.json"
 def seal_share(directory: Path, rank: int, ranks: int) -> None:
     """List what worker `rank` of `ranks` has written below a directory, in the directory."""
     files = {str(path.relative_to(directory)): file_digest(path) for path in _files(directory)}
-    write_json(directory / f"share_{rank:05d}.json", {"ranks": ranks, "files": files})
+    write_json(directory / f"share_{rank:05d}.json", _signed({"ranks": ranks, "files": files}))
 
 
 def require_as_sealed(directory: Path) -> SoundDirectory:
@@ -36,12 +36,21 @@ def require_as_sealed(directory: Path) -> SoundDirectory:
 def damage(directory: Path) -> str | None:
     """The first thing that is not as the workers wrote it; None: nothing."""
     try:
-        shares = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(directory.glob(SHARES))]
-        return _damage(directory, shares)
+        shares = {path: path.read_text(encoding="utf-8") for path in sorted(directory.glob(SHARES))}
+        read = [json.loads(text) for text in shares.values()]
+        for (path, text), share in zip(shares.items(), read, strict=True):
+            if text != json_text(_signed({"ranks": share["ranks"], "files": share["files"]})):
+                return f"{path.name} has changed since it was written"
+        return _damage(directory, read)
     except (ValueError, KeyError, TypeError, AttributeError):
         return "a list of a worker's files cannot be read"
     except OSError as error:
         return f"{error.filename or directory} cannot be read ({error.strerror})"
+
+
+def _signed(share: Mapping[str, Any]) -> dict[str, Any]:
+    """With its own SHA-256: a list of hashes is no use where it may have changed itself."""
+    return {**share, "sha256": digest(share)}
 
 
 def _damage(directory: Path, shares: list[Mapping[str, Any]]) -> str | None:
@@ -50,8 +59,8 @@ def _damage(directory: Path, shares: list[Mapping[str, Any]]) -> str | None:
         return f"{len(shares)} of {ranks} workers have listed their files"
     listed: dict[str, set[str]] = {}
     for share in shares:
-        for name, digest in share["files"].items():
-            listed.setdefault(name, set()).add(digest)
+        for name, hashed in share["files"].items():
+            listed.setdefault(name, set()).add(hashed)
     found = {str(path.relative_to(directory)): path for path in _files(directory)}
     for name in sorted(listed.keys() | found.keys()):
         if name not in found:

@@ -20,7 +20,10 @@ from rlhf.training.standing import Standing
 
 
 def run_worker(job: TrainJob) -> None:
-    """The train loop of one worker; goes on from the newest checkpoint of the run when there is one."""
+    """The train loop of one worker; goes on from the newest checkpoint of the run when there is one. Does nothing where
+    the job is to end for a loss that came again."""
+    if job.repeated.exists():
+        return
     starting()
     _prepare_process(job)
     import ray.train

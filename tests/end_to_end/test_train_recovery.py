@@ -20,7 +20,7 @@ import pytest
 
 from rlhf.artifacts import Artifact
 from rlhf.config import validate
-from rlhf.errors import ResourceError, Terminated
+from rlhf.errors import ResourceError, RunError, Terminated
 from rlhf.metrics import read_json_lines
 from rlhf.stages import reward
 from rlhf.training import ray_train
@@ -122,6 +122,18 @@ def test_a_loss_changes_no_mean_of_a_line_no_patience_and_no_end(
         r"worker 0 reaches another worker no more, which may be lost, in the update of step .*\(loss 1 in this c", told
     ), told
     assert re.search(rf"worker 0 was lost in the checkpoint of step {end}: .* \(loss 2 in this command\)", told), told
+
+
+@pytest.mark.exhaustive  # tests/training/test_failures.py has who was lost where
+def test_a_loss_that_comes_again_ends_the_job(trained: Train, whole: Artifact, tmp_path: Path) -> None:
+    """Though more of them are allowed; the same command goes on."""
+    twice = [WorkerBlow(1, 3, "update"), WorkerBlow(1, 3, "update")]
+    said = r"reward: worker \d .* in the update of step 3: .*; it is the second loss in a row in that phase of that st"
+    with pytest.raises(RunError, match=said):
+        trained(tmp_path / "reward", Said(), twice, max_failures=5)
+    assert all(blow.pid is not None for blow in dealt(work_of(tmp_path / "reward")))
+    assert not (tmp_path / "reward").exists()
+    require_alike(trained(tmp_path / "reward", Said(), max_failures=5), whole)
 
 
 @pytest.mark.exhaustive  # tests/training/test_standing.py has the watch by itself

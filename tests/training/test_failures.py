@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -139,7 +140,7 @@ def test_a_worker_that_hangs_or_is_only_missed_by_the_others_is_diagnosed(job: T
     assert "look at the worker's file in logs/train of Ray's session directory, mend" in said
 
 
-def stands(job: TrainJob, rank: int, pid: int, **stood: float) -> None:
+def stands(job: TrainJob, rank: int, pid: int, **stood: float | str) -> None:
     job.positions.mkdir(exist_ok=True)
     position = {"phase": "update", "step": 21, "pid": pid, **stood}
     job.position_of(rank).write_text(json.dumps(position))
@@ -185,6 +186,29 @@ def test_each_loss_is_told_once_and_counted(job: TrainJob) -> None:
     job.told.unlink()
     job.told.mkdir()
     told.after_exception(None, second)
+
+
+def test_a_loss_in_the_same_place_as_the_one_before_ends_the_job(job: TrainJob) -> None:
+    """Not one in another phase or step, nor in the start, nor one between which another came."""
+    told, memory = WriteLosses(job), {1: MemoryError()}
+
+    def fails(phase: str, step: int, pid: int, failures: Mapping[int, Exception] | None = None) -> bool:
+        stands(job, 1, pid, phase=phase, step=step)
+        told.after_exception(None, failures or {1: lost(RayActorError("1f", DIED.replace("4711", str(pid))))})
+        return job.repeated.exists()
+
+    places = [("start", 0), ("start", 0), ("update", 5), ("validation", 5), ("update", 6), ("update", 5)]
+    assert [fails(*place, pid) for pid, place in enumerate(places, 10)] == [False] * len(places)
+    assert fails("update", 5, 20)
+    assert json.loads(job.repeated.read_text())["sentence"] == (
+        "sft: worker 1 was lost in the update of step 5: its process ended (SYSTEM_ERROR); it is the second loss in a "
+        "row in that phase of that step, so they are not started again; look at logs/worker-*-20.err of Ray's session "
+        "directory on node 10.0.0.7, mend the cause, and run the same command, which goes on from the newest checkpoint"
+    )
+    job.repeated.unlink()
+    assert fails("update", 5, 21, memory)
+    said = json.loads(job.repeated.read_text())["sentence"]
+    assert "ran out of memory in the update of step 5" in said and "lower training.micro_batch_size = 16" in said
 
 
 def test_ray_trains_controller_may_be_lost_too(job: TrainJob) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf.artifacts import digest, write_json
 from rlhf.errors import RunError
 from rlhf.sound import SoundDirectory
 from rlhf.training.shares import damage, require_as_sealed, seal_share
@@ -23,7 +24,7 @@ def checkpoint(tmp_path: Path) -> Path:
         own = tmp_path / f"worker{rank}"
         (own / "state").mkdir(parents=True)
         (own / "state" / f"rank_{rank}_optim_states.pt").write_bytes(bytes([rank]) * 100)
-        (own / "latest").write_text(f"by {rank}")
+        (own / "latest").write_text(("by one", "of another")[rank])
         seal_share(own, rank, 2)
         shutil.copytree(own, merged, dirs_exist_ok=True)
     return merged
@@ -32,6 +33,19 @@ def checkpoint(tmp_path: Path) -> Path:
 def test_what_was_listed_is_sound(checkpoint: Path) -> None:
     assert damage(checkpoint) is None
     assert require_as_sealed(checkpoint) == SoundDirectory(checkpoint)
+
+
+def test_one_changed_bit_in_any_byte_of_any_file_is_seen(checkpoint: Path) -> None:
+    files = [path for path in checkpoint.rglob("*") if path.is_file()]
+    assert len(files) == 5
+    for path in files:
+        content = path.read_bytes()
+        for place in range(len(content)):
+            for bit in (0, 5):  # the last one, and upper case
+                path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+                assert damage(checkpoint) is not None, (path.name, place, bit)
+        path.write_bytes(content)
+    assert damage(checkpoint) is None
 
 
 def link_elsewhere(checkpoint: Path) -> None:
@@ -46,7 +60,8 @@ def list_what_lies_outside(checkpoint: Path) -> None:
     content = json.loads(path.read_text())
     content["files"]["../outside.pt"] = content["files"].pop("state/rank_0_optim_states.pt")
     shutil.move(checkpoint / "state" / "rank_0_optim_states.pt", checkpoint.parent / "outside.pt")
-    path.write_text(json.dumps(content))
+    content["sha256"] = digest({"ranks": content["ranks"], "files": content["files"]})
+    write_json(path, content)
 
 
 def link_a_file(checkpoint: Path) -> None:
