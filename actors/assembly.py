@@ -102,7 +102,7 @@ def pools_of(config: PPOConfig, plan: Plan, work: Path) -> Iterator[dict[str, Po
 def _start(config: PPOConfig, plan: Plan, work: Path, placement: Placement) -> Iterator[Pool]:
     """What samples, what trains, and the experience maker, which both need."""
     if config.loop.samples:
-        yield from _start_sampling(config, plan, placement)
+        yield from _start_sampling(config, plan, work, placement)
     if config.loop.trains:
         yield from _start_training(config, plan, work, placement)
     # It writes into the run's directory, where the driver is. Ray heeds only hard affinity for what reserves nothing.
@@ -112,7 +112,7 @@ def _start(config: PPOConfig, plan: Plan, work: Path, placement: Placement) -> I
     )])
 
 
-def _start_sampling(config: PPOConfig, plan: Plan, placement: Placement) -> Iterator[Pool]:
+def _start_sampling(config: PPOConfig, plan: Plan, work: Path, placement: Placement) -> Iterator[Pool]:
     """Engines, their environments, and the parts of the reward."""
     roles = config.roles()
     engines = (engine_options(config, plan), roles["rollout"], plan.pad_token)
@@ -135,7 +135,8 @@ def _start_sampling(config: PPOConfig, plan: Plan, placement: Placement) -> Iter
             yield Pool.start(name, RewardProcess, placement, roles[name], arguments)
         else:
             reader = _helper(TextRewardProcess, f"{name}[0]")
-            yield Pool(name, [reader.remote(0, name, config.reward, part, config.policy.model, plan.pad_token)])
+            arguments = (name, config.reward, part, config.policy.model, plan.pad_token, work)
+            yield Pool(name, [reader.remote(0, *arguments)])
 
 
 def _start_training(config: PPOConfig, plan: Plan, work: Path, placement: Placement) -> Iterator[Pool]:

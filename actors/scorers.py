@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import ray
 import torch
@@ -18,6 +19,7 @@ from rlhf.ppo.config import PPOConfig, RewardConfig
 from rlhf.ppo.scoring import Passes, reference_logprobs, reward_scores
 from rlhf.rewards.config import StopOnFailure
 from rlhf.rewards.sample import Failure, RewardSample
+from rlhf.rewards.unscored import save_samples
 from rlhf.roles import Resources, ScorerConfig
 
 
@@ -95,20 +97,23 @@ class RewardProcess(FrozenProcess):
 class TextRewardProcess(RoleProcess):
     """A part of the reward that reads text: a function, a service or a rule. One process, which reserves nothing."""
 
-    def __init__(self, rank: int, role: str, config: RewardConfig, part: str, tokenizer: str, pad_token: int) -> None:
+    def __init__(
+        self, rank: int, role: str, config: RewardConfig, part: str, tokenizer: str, pad_token: int, work: Path
+    ) -> None:
         super().__init__(rank, Resources(cpus=0))
         from rlhf.models.loading import load_tokenizer
         from rlhf.rewards.limits import limits_of
         from rlhf.rewards.scorers import scorer_of
 
         self.role, self.part, self.failures, self.pad_token = role, config.parts[part], config.failures, pad_token
+        self.kept = work / "failures" / f"{role}.jsonl"
         self.tokenizer = load_tokenizer(tokenizer)
         self.scorer = scorer_of(self.part, f"reward.parts.{part}", limits_of(config))
 
     def score(self, asked: PromptBatch, *shards: Rollout) -> tuple[Tensor, None]:
         """Scores of all rows, [B] float32, NaN where there is none and the config says to go on; and a receipt.
 
-        Raises RunError for a sample without a score where the config says to stop.
+        Raises RunError for a sample without a score where the config says to stop; the samples are saved.
         """
         from rlhf.rewards.samples import samples_of
 
@@ -131,6 +136,7 @@ class TextRewardProcess(RoleProcess):
                 f"{failed[0][1]}"
             )
             if isinstance(self.failures, StopOnFailure):
-                raise RunError(f"{said}; mend that, or set reward.failures.kind: skip")
+                kept = save_samples(self.kept, samples, answers)
+                raise RunError(f"{said}; the samples {kept}; mend that, or set reward.failures.kind: skip")
             print(said, flush=True)  # in the actor's log
         return torch.tensor([float("nan") if isinstance(answer, Failure) else answer for answer in answers])

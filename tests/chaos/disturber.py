@@ -46,6 +46,17 @@ class Struck:
     resumed: int | None = None
     lost_s: float | None = None
 
+    @property
+    def redone(self) -> int:
+        """Steps that were made twice: those since the checkpoint, and the broken one where it had been whole."""
+        assert self.resumed is not None
+        return steps_redone(self.blow.step, self.blow.phase, self.resumed)
+
+
+def steps_redone(step: int, phase: str, resumed: int) -> int:
+    """Of a run that was struck in a phase of a step, and began again at step `resumed`."""
+    return max(0, step - resumed + (phase == "checkpoint"))
+
 
 @dataclass
 class Disturber:

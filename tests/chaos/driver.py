@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.disturber import process_of
+from tests.chaos.disturber import process_of, steps_redone
 from tests.limits import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,8 @@ class DriverBlow:
     call: `delay_s` after the phase began, wherever the run is by then.
 
     Once it was dealt: `pid` of the driver, where it `stood`, the `calls` that were not answered, and the process that
-    was `stopped`.
+    was `stopped`. Once the same command went on: `resumed` is the step at which it then began, `lost_s` the seconds
+    until it was in the same phase again.
     """
 
     step: int
@@ -44,6 +45,15 @@ class DriverBlow:
     stood: list[Any] | None = None
     calls: list[str] = field(default_factory=list)
     stopped: int | None = None
+    at: float = 0.0
+    resumed: int | None = None
+    lost_s: float | None = None
+
+    @property
+    def redone(self) -> int:
+        """Steps that were made twice."""
+        assert self.resumed is not None
+        return steps_redone(self.step, self.phase, self.resumed)
 
 
 class SelfKilling:
@@ -63,8 +73,21 @@ class SelfKilling:
         self._stands = [step, phase]
         waiting = [blow for blow in self.blows if blow.pid is None]
         is_dying = any(blow.pid == os.getpid() for blow in self.blows)
+        if not is_dying:
+            self._note_return(step, phase)
         if waiting and not is_dying and (waiting[0].step, waiting[0].phase) == (step, phase):
             self._prepare(waiting[0])
+
+    def _note_return(self, step: int, phase: str) -> None:
+        """The run goes on after the last blow: from which step, and when it is where it was."""
+        last = next((blow for blow in reversed(self.blows) if blow.pid is not None), None)
+        if last is None or last.lost_s is not None or phase == "start":
+            return
+        if last.resumed is None:
+            last.resumed = step
+        if (step, phase) == (last.step, last.phase) or step > last.step:
+            last.lost_s = time.time() - last.at
+        write(self.path, self.blows)
 
     def _prepare(self, blow: DriverBlow) -> None:
         blow.pid = os.getpid()
@@ -83,7 +106,7 @@ class SelfKilling:
                 os._exit(NOT_ASKED)
             time.sleep(0.005)
             blow.calls = self._calls()
-        blow.stood = self._stands
+        blow.stood, blow.at = self._stands, time.time()
         write(self.path, self.blows)
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -54,7 +54,7 @@ def test_a_role_may_be_lost_in_every_phase(
     assert all(struck.call == struck.blow.call for struck in broken.struck if struck.blow.call is not None)
     assert broken.rows == whole.rows
     told = show(capsys, broken)
-    assert all(redone(struck) <= 1 for struck in broken.struck)
+    assert all(struck.redone <= 1 for struck in broken.struck)
     assert all(is_named(struck, told) for struck in broken.struck)
 
 
@@ -70,7 +70,7 @@ def test_roles_of_an_asynchronous_run_may_be_lost_between_checkpoints(
     ]
     assert broken.rows == whole.rows
     told = show(capsys, broken)
-    assert [redone(struck) for struck in broken.struck] == [3 if blow.phase == "checkpoint" else blow.step % 3 - 1
+    assert [struck.redone for struck in broken.struck] == [3 if blow.phase == "checkpoint" else blow.step % 3 - 1
                                                             for blow in BETWEEN]
     assert all(is_named(struck, told) for struck in broken.struck)
 
@@ -85,12 +85,6 @@ def show(capsys, broken: Outcome) -> list[str]:
     return told
 
 
-def redone(struck: Struck) -> int:
-    """Steps that were made twice: those since the checkpoint, and the broken one where it had been whole."""
-    assert struck.resumed is not None
-    return max(0, struck.blow.step - struck.resumed + (struck.blow.phase == "checkpoint"))
-
-
 def is_named(struck: Struck, told: list[str]) -> bool:
     """In the step of the blow, or where it was asked for something next."""
     steps = (struck.blow.step, struck.blow.step + 1)
@@ -103,5 +97,5 @@ def row(struck: Struck, told: list[str]) -> str:
     doing = struck.call or "nothing"
     return (
         f"| {struck.blow.actor} | {struck.blow.phase} | {doing} | {'named' if named else 'another was named'} | "
-        f"{struck.lost_s:.0f} s | {redone(struck)} |"
+        f"{struck.lost_s:.0f} s | {struck.redone} |"
     )

@@ -43,6 +43,7 @@ def test_any_process_may_be_lost_in_any_phase(ray_cluster, tiny_models, tmp_path
     assert all(struck.call == struck.blow.call for struck in broken.struck)
     assert len({struck.pid for struck in broken.struck}) == len(BLOWS)
     assert broken.rows == whole.rows
+    assert all(struck.redone <= 1 for struck in broken.struck)
     told = broken.losses()
     assert [note.partition(" was lost in step ")[0] for note in told] == [blow.actor for blow in BLOWS]
     for note, blow in zip(told, BLOWS, strict=True):

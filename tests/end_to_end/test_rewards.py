@@ -95,7 +95,11 @@ def test_all_kinds_of_parts_add_up(ray_cluster, tiny_models, service, prompts, t
 @pytest.mark.parametrize(
     ("failures", "said"),
     [
-        ({"kind": "stop"}, r"reward\.length: \d+ of 14 samples have no score; prompt \d+: raised ValueError: a length"),
+        (
+            {"kind": "stop"},
+            r"reward\.length: \d+ of 14 samples have no score; prompt \d+: raised ValueError: a length.*; the samples were "
+            r"saved as .*/ppo\.work/failures/reward\.length\.jsonl; mend that",
+        ),
         pytest.param(
             {"kind": "skip", "max_fraction": 0.01}, r"step 1: \d+ of 14 samples have no score of length, more .* 0\.01",
             marks=pytest.mark.exhaustive,
@@ -113,6 +117,10 @@ def test_failures_stop_the_run_in_a_sentence(ray_cluster, tiny_models, tmp_path,
     config = config_of(tiny_models, tmp_path / "ppo", steps=1, **changes)
     with pytest.raises(RunError, match=said):
         run(config, context_of(config.output))
+    kept = config.output.with_name("ppo.work") / "failures" / "reward.length.jsonl"
+    rows = read_json_lines(kept) if kept.exists() else []
+    assert len(rows) == (14 if failures["kind"] == "stop" else 0)
+    assert all(("score" in row) != ("failed" in row) for row in rows)
 
 
 def test_prompts_that_nothing_scores_are_refused(tiny_models, prompts, tmp_path) -> None:
