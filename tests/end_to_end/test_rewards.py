@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import RunError
-from rlhf.metrics import read_json_lines
+from rlhf.metrics import read_json_lines, read_objects
 from tests.end_to_end.jobs import config_of, context_of, small, transcript_of
 
 pytestmark = pytest.mark.slow
@@ -97,8 +97,8 @@ def test_all_kinds_of_parts_add_up(ray_cluster, tiny_models, service, prompts, t
     [
         (
             {"kind": "stop"},
-            r"reward\.length: \d+ of 14 samples have no score; prompt \d+: raised ValueError: a length.*; the samples were "
-            r"saved as .*/ppo\.work/failures/reward\.length\.jsonl; mend that",
+            r"reward\.length: \d+ of 14 samples have no score; prompt \d+: raised ValueError: a length.*; the samples "
+            r"were saved as .*/ppo\.work/failures/reward\.length\.jsonl; mend that",
         ),
         pytest.param(
             {"kind": "skip", "max_fraction": 0.01}, r"step 1: \d+ of 14 samples have no score of length, more .* 0\.01",
@@ -118,7 +118,7 @@ def test_failures_stop_the_run_in_a_sentence(ray_cluster, tiny_models, tmp_path,
     with pytest.raises(RunError, match=said):
         run(config, context_of(config.output))
     kept = config.output.with_name("ppo.work") / "failures" / "reward.length.jsonl"
-    rows = read_json_lines(kept) if kept.exists() else []
+    rows = read_objects(kept)
     assert len(rows) == (14 if failures["kind"] == "stop" else 0)
     assert all(("score" in row) != ("failed" in row) for row in rows)
 
