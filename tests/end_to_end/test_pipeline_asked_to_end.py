@@ -16,7 +16,7 @@ from tests.limits import HANG_S, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]  # stages by themselves: test_train_stages.py, test_agreement.py
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 12
+STEPS = 8
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def command(tiny_models: Any, tmp_path: Path) -> list[str]:
     """Data, and SFT on a cluster of the command's own."""
     sizes = {"text_train": 40, "text_validation": 10, "sft_train": 48, "sft_validation": 8, "prompts_train": 20}
     training = {
-        "batch_size": 8, "micro_batch_size": 8, "epochs": STEPS // 6, "log_every": 1, "eval_every": 4,
-        "workers": {"count": 1},
+        "batch_size": 8, "micro_batch_size": 8, "max_steps": STEPS, "log_every": 1, "eval_every": 4,
+        "early_stop_patience": None, "workers": {"count": 1},
     }
     content = {
         "run_dir": str(tmp_path / "run"), "cluster": {"cpus": 2, "object_store_gib": 0.3},
