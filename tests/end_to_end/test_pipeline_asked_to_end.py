@@ -24,7 +24,7 @@ def command(tiny_models: Any, tmp_path: Path) -> list[str]:
     """Data, and SFT on a cluster of the command's own."""
     sizes = {"text_train": 40, "text_validation": 10, "sft_train": 48, "sft_validation": 8, "prompts_train": 20}
     training = {
-        "batch_size": 8, "micro_batch_size": 8, "max_steps": STEPS, "log_every": 1, "eval_every": 4,
+        "batch_size": 8, "micro_batch_size": 8, "epochs": 2, "max_steps": STEPS, "log_every": 1, "eval_every": 4,
         "early_stop_patience": None, "workers": {"count": 1},
     }
     content = {
