@@ -62,20 +62,6 @@ def lost_at(failures: Mapping[int, Exception], job: TrainJob) -> tuple[str, int]
     return None if position is None or position.phase == "start" else (position.phase, position.step)
 
 
-def repeated(failures: Mapping[int, Exception], job: TrainJob) -> str:
-    """Why workers that failed where they had failed the time before are not started again."""
-    causes = _workers(failures)
-    for tell in (_told, _full_disk, _no_memory):
-        found = tell(causes, job)
-        if found is not None:
-            return str(found)
-    return (
-        f"{loss(failures, job)}; it is the second loss in a row in that phase of that step, so they are not started "
-        f"again; look at {_log(next(iter(causes.values())))}, mend the cause, and run the same command, which goes on "
-        f"from the newest checkpoint"
-    )
-
-
 def _causes(error: TrainingFailedError | RayError) -> Causes:
     if isinstance(error, RayError):
         return {_CONTROLLER: _innermost(error)}
@@ -198,7 +184,11 @@ def _patience(job: TrainJob) -> str:
 def _count(who: str, job: TrainJob) -> str:
     """How often: Ray Train starts the workers again until the limit is passed."""
     limit = job.training.max_failures
-    return "" if who == _CONTROLLER else f" (loss {limit + 1} in this command: training.max_failures is {limit})"
+    if who == _CONTROLLER:
+        return ""
+    if job.repeated.exists():
+        return " (the second loss in a row in that phase of that step: another start would not help)"
+    return f" (loss {limit + 1} in this command: training.max_failures is {limit})"
 
 
 def _is_lost(cause: BaseException) -> bool:

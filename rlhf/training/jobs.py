@@ -49,9 +49,9 @@ class TrainJob:
 
     @property
     def repeated(self) -> Path:
-        """Where Ray Train's controller says why the job ends, though workers could be lost more often: it was twice in
-        a row in the same phase of the same step."""
-        return self.attempt / "repeated.json"
+        """A file that Ray Train's controller makes when it gives the job up, though workers may be lost more often: it
+        was twice in a row in the same phase of the same step."""
+        return self.attempt / "repeated"
 
     @property
     def told(self) -> Path:

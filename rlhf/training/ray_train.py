@@ -30,6 +30,7 @@ from rlhf.training.failures import PLACES_S, diagnosis
 from rlhf.training.jobs import TrainJob
 from rlhf.training.meeting import Meeting
 from rlhf.training.pace import Paced
+from rlhf.training.retries import FailurePolicy, NotTwiceInOnePlace
 from rlhf.training.shares import damage, require_as_sealed
 from rlhf.training.standing import standing_pids
 from rlhf.training.told import WriteLosses, telling
@@ -49,7 +50,8 @@ class Trained:
 
 
 class _Trainer(TorchTrainer):
-    """TorchTrainer without two helper processes that our jobs have no use for; each takes seconds to start.
+    """TorchTrainer that ends a job whose workers are lost twice in one place, and is without two helper processes that
+    our jobs have no use for; each takes seconds to start.
 
     One deals out Ray datasets, and we give none. The other removes placement groups of a controller that died;
     ours end with the driver's Ray job, and without a dashboard it writes a warning every second.
@@ -60,6 +62,10 @@ class _Trainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if type(callback).__name__ not in self._UNUSED]
+
+    def _initialize_and_run_controller(self, *, failure_policy: FailurePolicy, **others: Any) -> Any:
+        policy = NotTwiceInOnePlace(failure_policy, self.train_loop_config)
+        return super()._initialize_and_run_controller(failure_policy=policy, **others)
 
 
 def train(job: TrainJob, context: RunContext) -> Trained:
@@ -232,8 +238,6 @@ def _fit(job: TrainJob) -> Checkpoints:
         if told is None:
             raise
         raise told from None
-    if job.repeated.exists():
-        raise RunError(json.loads(job.repeated.read_text())["sentence"])
     if job.failure.exists():
         raise NumericError(json.loads(job.failure.read_text())["sentence"])
     return result.best_checkpoints

@@ -39,7 +39,8 @@ def damage(directory: Path) -> str | None:
         shares = {path: path.read_text(encoding="utf-8") for path in sorted(directory.glob(SHARES))}
         read = [json.loads(text) for text in shares.values()]
         for (path, text), share in zip(shares.items(), read, strict=True):
-            if text != json_text(_signed({"ranks": share["ranks"], "files": share["files"]})):
+            written = {"ranks": share["ranks"], "files": share["files"]}
+            if text not in (json_text(_signed(written)), json_text(written)):  # earlier versions did not sign
                 return f"{path.name} has changed since it was written"
         return _damage(directory, read)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -54,9 +55,9 @@ def _signed(share: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _damage(directory: Path, shares: list[Mapping[str, Any]]) -> str | None:
-    ranks = shares[0]["ranks"] if shares else 1
-    if len(shares) != ranks:
-        return f"{len(shares)} of {ranks} workers have listed their files"
+    ranks = {share["ranks"] for share in shares} or {1}
+    if ranks != {len(shares)}:
+        return f"{len(shares)} of {max(ranks)} workers have listed their files"
     listed: dict[str, set[str]] = {}
     for share in shares:
         for name, hashed in share["files"].items():

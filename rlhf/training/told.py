@@ -10,7 +10,7 @@ from typing import Any
 from ray.train import UserCallback
 
 from rlhf.artifacts import write_bytes, write_json
-from rlhf.training.failures import loss, lost_at, repeated
+from rlhf.training.failures import loss
 from rlhf.training.following import tailing
 from rlhf.training.jobs import TrainJob
 from rlhf.training.standing import standing_pids
@@ -18,13 +18,11 @@ from rlhf.training.standing import standing_pids
 
 class WriteLosses(UserCallback):
     """In the process of Ray Train's controller, which starts lost workers again by itself: which, where, and of what.
-    Where it was in the same place as the time before, the workers find that written, and end.
     """
 
     def __init__(self, job: TrainJob) -> None:
         self._job, self._count = job, 0
         self._told: tuple[dict[int, str], set[int]] | None = None
-        self._at: tuple[str, int] | None = None
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Ray Train may tell of the same loss several times, while it waits for workers that are to be pre-empted."""
@@ -36,10 +34,6 @@ class WriteLosses(UserCallback):
         with suppress(OSError):
             write_json(self._job.lost, sorted(pids))
         tell(self._job, f"{loss(worker_exceptions, self._job)} (loss {self._count} in this command)")
-        before, self._at = self._at, lost_at(worker_exceptions, self._job)
-        if self._at is not None and self._at == before:
-            with suppress(OSError):
-                write_json(self._job.repeated, {"sentence": repeated(worker_exceptions, self._job)})
 
 
 def tell(job: TrainJob, sentence: str) -> None:

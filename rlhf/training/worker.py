@@ -20,10 +20,7 @@ from rlhf.training.standing import Standing
 
 
 def run_worker(job: TrainJob) -> None:
-    """The train loop of one worker; goes on from the newest checkpoint of the run when there is one. Does nothing where
-    the job is to end for a loss that came again."""
-    if job.repeated.exists():
-        return
+    """The train loop of one worker; goes on from the newest checkpoint of the run when there is one."""
     starting()
     _prepare_process(job)
     import ray.train

@@ -51,8 +51,8 @@ def test_the_stopped_one_of_two_is_named_and_ended(pool: Pool) -> None:
         waits(pool, 60.0).get()
     assert watchdog.verdict is not None
     assert [suspect.actor for suspect in watchdog.verdict.suspects] == ["sleeper[1]"]
-    said = r"sleeper\[1\] in work did not answer for \d+ s \(where that is merely slow, "
-    assert re.match(said, str(watchdog.verdict))
+    said = re.match(r"sleeper\[1\] in work did not answer for (\d+) s \(where that is merely", str(watchdog.verdict))
+    assert said is not None and int(said[1]) >= 2
 
 
 def test_without_a_stopped_one_all_that_are_asked_are(pool: Pool) -> None:

@@ -128,7 +128,7 @@ def test_a_loss_changes_no_mean_of_a_line_no_patience_and_no_end(
 def test_a_loss_that_comes_again_ends_the_job(trained: Train, whole: Artifact, tmp_path: Path) -> None:
     """Though more of them are allowed; the same command goes on."""
     twice = [WorkerBlow(1, 3, "update"), WorkerBlow(1, 3, "update")]
-    said = r"reward: worker \d .* in the update of step 3: .*; it is the second loss in a row in that phase of that st"
+    said = r"reward: worker \d .* in the update of step 3: .* \(the second loss in a row in that phase of that step: an"
     with pytest.raises(RunError, match=said):
         trained(tmp_path / "reward", Said(), twice, max_failures=5)
     assert all(blow.pid is not None for blow in dealt(work_of(tmp_path / "reward")))

@@ -6,18 +6,18 @@ import errno
 import json
 import os
 import pickle
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from ray.exceptions import OutOfDiskError, OutOfMemoryError, RayActorError, RayError
-from ray.train import TrainingFailedError
+from ray.train import FailureConfig, TrainingFailedError
 from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupFailedError,
     WorkerGroupStartupTimeoutError,
     WorkerHealthCheckFailedError,
     WorkerHealthCheckTimeoutError,
 )
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from rlhf.config import validate
@@ -26,6 +26,7 @@ from rlhf.training.config import TrainingConfig
 from rlhf.training.disk import room_for
 from rlhf.training.failures import diagnosis, loss
 from rlhf.training.jobs import TrainJob
+from rlhf.training.retries import NotTwiceInOnePlace
 from rlhf.training.told import WriteLosses
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -189,26 +190,30 @@ def test_each_loss_is_told_once_and_counted(job: TrainJob) -> None:
 
 
 def test_a_loss_in_the_same_place_as_the_one_before_ends_the_job(job: TrainJob) -> None:
-    """Not one in another phase or step, nor in the start, nor one between which another came."""
-    told, memory = WriteLosses(job), {1: MemoryError()}
+    """However many are allowed. Not one in another phase or step, nor in the start, nor one between which another came.
+    """
+    policy = NotTwiceInOnePlace(DefaultFailurePolicy(FailureConfig(max_failures=9)), job)
 
-    def fails(phase: str, step: int, pid: int, failures: Mapping[int, Exception] | None = None) -> bool:
+    def fails(phase: str, step: int, pid: int) -> FailureDecision:
         stands(job, 1, pid, phase=phase, step=step)
-        told.after_exception(None, failures or {1: lost(RayActorError("1f", DIED.replace("4711", str(pid))))})
-        return job.repeated.exists()
+        return policy.make_decision(workers(GLOO, lost(RayActorError("1f", DIED.replace("4711", str(pid))))))
 
     places = [("start", 0), ("start", 0), ("update", 5), ("validation", 5), ("update", 6), ("update", 5)]
-    assert [fails(*place, pid) for pid, place in enumerate(places, 10)] == [False] * len(places)
-    assert fails("update", 5, 20)
-    assert json.loads(job.repeated.read_text())["sentence"] == (
-        "sft: worker 1 was lost in the update of step 5: its process ended (SYSTEM_ERROR); it is the second loss in a "
-        "row in that phase of that step, so they are not started again; look at logs/worker-*-20.err of Ray's session "
+    assert [fails(*place, pid) for pid, place in enumerate(places, 10)] == [FailureDecision.RETRY] * len(places)
+    assert not job.repeated.exists()
+    assert fails("update", 5, 20) == FailureDecision.RAISE
+    assert str(diagnosis(workers(GLOO, lost(RayActorError("1f", DIED.replace("4711", "20")))), job)) == (
+        "sft: worker 1 was lost in the update of step 5: its process ended (SYSTEM_ERROR) (the second loss in a row in "
+        "that phase of that step: another start would not help); look at logs/worker-*-20.err of Ray's session "
         "directory on node 10.0.0.7, mend the cause, and run the same command, which goes on from the newest checkpoint"
     )
-    job.repeated.unlink()
-    assert fails("update", 5, 21, memory)
-    said = json.loads(job.repeated.read_text())["sentence"]
-    assert "ran out of memory in the update of step 5" in said and "lower training.micro_batch_size = 16" in said
+
+
+def test_where_no_more_losses_are_allowed_that_is_what_is_told(job: TrainJob) -> None:
+    policy = NotTwiceInOnePlace(DefaultFailurePolicy(FailureConfig(max_failures=1)), job)
+    stands(job, 0, 4711)
+    found = [policy.make_decision(workers(lost(RayActorError("1f", DIED)))) for _ in range(2)]
+    assert found == [FailureDecision.RETRY, FailureDecision.RAISE] and not job.repeated.exists()
 
 
 def test_ray_trains_controller_may_be_lost_too(job: TrainJob) -> None:
